@@ -1,0 +1,22 @@
+# Two commands for a new user: `make demo` and `make test`. Every target sets up .venv first, which is instant when it is done.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: setup demo test lint bench
+
+setup:
+	@$(PYTHON) scripts/setup.py
+
+demo: setup
+	@$(BIN)/chiasm demo
+
+test: setup
+	@$(BIN)/python -m pytest -q -n 2
+
+lint: setup
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ty check
+
+bench: setup
+	@for file in bench/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done

@@ -1,0 +1,37 @@
+"""Chiasm composes pretrained encoders and a language model into one multimodal model, trains it, and proves that it uses its inputs.
+
+    import chiasm
+
+    run = chiasm.train("recipe.yaml")
+    run = chiasm.load("runs/demo")
+    run.answer(image="picture.png", question="what colour is the cat ?")
+    run.evaluate("test")
+
+Importing it also registers the model with transformers, so that `AutoModelForMultimodalLM.from_pretrained("runs/demo/model")` works.
+"""
+
+from chiasm.check import Check, check
+from chiasm.data.draft import infer_recipe as init
+from chiasm.model import ChiasmForConditionalGeneration
+from chiasm.processing import ChiasmProcessor
+from chiasm.recipe import Recipe, load_recipe
+from chiasm.run import Run, load, train
+from chiasm.types import BadInput, ChiasmError, NonFiniteError, RecipeError
+
+__version__ = "0.1.0"
+__all__ = [
+    "BadInput",
+    "Check",
+    "ChiasmError",
+    "ChiasmForConditionalGeneration",
+    "ChiasmProcessor",
+    "NonFiniteError",
+    "Recipe",
+    "RecipeError",
+    "Run",
+    "check",
+    "init",
+    "load",
+    "load_recipe",
+    "train",
+]

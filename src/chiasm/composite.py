@@ -1,0 +1,310 @@
+"""ChiasmModel: encoders and connectors -> streams, met by the headless backbone through a fusion.
+
+Decisions that are not obvious:
+- `encode` runs once per distinct picture or clip; `route` then says which row of text reads which of them, so that several texts share one.
+- A fusion reaches the backbone's layers by forward pre-hooks on its own layer list; the backbone's module tree stays untouched.
+- An argument that the model does not know is a TypeError. In this field it is usually dropped without a word.
+
+Letters: U units (distinct pictures or clips), K items per row, R rows, T text tokens, L stream tokens, W width.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, PreTrainedModel
+from transformers.modeling_outputs import ModelOutput
+from transformers.utils import TransformersKwargs
+
+from chiasm import components
+from chiasm.components import did_you_mean
+from chiasm.config import ChiasmConfig
+from chiasm.fusion.base import BackboneShape, StreamShape, at_placeholders
+from chiasm.fusion.hybrid import build as build_fusion
+from chiasm.processing import argument, build_modalities
+from chiasm.types import BadInput, Step, Streams, Tokens
+
+
+@dataclass
+class ChiasmOutput(ModelOutput):
+    """What `forward` returns; `fused` holds the branches that task heads read."""
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    last_hidden_state: Tensor | None = None
+    past_key_values: Any = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+    fused: Any = None
+
+
+@dataclass(slots=True)
+class Call:
+    """What the layer hooks need during one pass."""
+
+    streams: Streams
+    step: Step
+
+
+class ChiasmPreTrainedModel(PreTrainedModel):
+    """Shared by both classes; parts initialise their own weights when they are built."""
+
+    config: ChiasmConfig
+    config_class = ChiasmConfig
+    base_model_prefix = "model"
+    input_modalities = ("image", "audio", "text")
+    _supports_sdpa = True
+    _supports_attention_backend = True
+    supports_gradient_checkpointing = True
+    _skip_keys_device_placement = ["past_key_values"]
+
+    def _init_weights(self, module: nn.Module) -> None:
+        return
+
+
+class ChiasmModel(ChiasmPreTrainedModel):
+    """Encoders, connectors, fusion and the headless backbone."""
+
+    def __init__(self, config: ChiasmConfig):
+        super().__init__(config)
+        modalities = build_modalities(config.inputs)
+        kind = components.find("backbone", config.backbone["kind"])
+        options = kind.Options(**config.backbone.get("options", {}))
+        text = config.get_text_config()
+        self.language_model = kind.build(options, text)
+        width = self.language_model.get_input_embeddings().weight.shape[1]
+        self.encoders, self.connectors = nn.ModuleDict(), nn.ModuleDict()
+        shapes: dict[str, StreamShape] = {}
+        for name, spec in config.encoders.items():
+            self.encoders[name] = build_encoder(spec, modalities[name])
+            link = components.find("connector", spec["connector"]["type"])
+            link_options = link.Options(**{k: v for k, v in spec["connector"].items() if k != "type"})
+            self.connectors[name] = link(link_options, self.encoders[name].width, width)
+            shapes[name] = StreamShape(self.connectors[name].num_tokens(self.encoders[name].num_tokens), self.encoders[name].has_positions)
+        self.shapes = shapes
+        shape = BackboneShape(
+            width=width,
+            num_layers=text.num_hidden_layers,
+            num_heads=text.num_attention_heads,
+            causal=kind.causal,
+            embedding_std=getattr(text, "initializer_range", 0.02),
+            has_cross_attention=bool(getattr(text, "add_cross_attention", False)),
+        )
+        self.fusion = build_fusion(config.fusion, shape, shapes)
+        self.backbone_kind, self.backbone_options = kind, options
+        self._call: Call | None = None
+        for layer in self.fusion.layers:
+            self.backbone.layers[layer].register_forward_pre_hook(partial(self._meet, layer), with_kwargs=True)
+        self.post_init()
+
+    @property
+    def backbone(self) -> Any:
+        """The Backbone that drives `language_model`; a plain object, so that module names are transformers' own."""
+        return self.backbone_kind(self.backbone_options, self.language_model)
+
+    @property
+    def max_length(self) -> int:
+        """The longest sequence the backbone has positions for."""
+        return getattr(self.config.get_text_config(), "max_position_embeddings", None) or 2**30
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.language_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.language_model.set_input_embeddings(value)
+
+    # ---- streams
+
+    def encode(self, pool: Mapping[str, Mapping[str, Tensor]]) -> Streams:
+        """{input: {tensor: [U, ...]}} -> {input: Tokens of U units}; tensors called `features` are an encoder's output already."""
+        streams = {}
+        for name, tensors in pool.items():
+            tokens = self.encode_features(name, tensors)
+            streams[name] = self.connectors[name](tokens)
+        return streams
+
+    def encode_features(self, name: str, tensors: Mapping[str, Tensor]) -> Tokens:
+        """One input's encoder alone, without its connector. A frozen encoder builds no graph."""
+        if "features" in tensors:
+            mask = tensors["features_mask"]
+            return Tokens(tensors["features"].to(self.dtype), mask, item=torch.zeros_like(mask, dtype=torch.long))
+        trains = any(p.requires_grad for p in self.encoders[name].parameters())
+        with contextlib.nullcontext() if trains else torch.no_grad():
+            return self.encoders[name](**tensors)
+
+    def get_image_features(self, pixel_values: Tensor, **kwargs: Any) -> ModelOutput:
+        """Tokens of the first image input, one tensor [L, W] per picture in `pooler_output` (transformers' convention)."""
+        return self._features("image", pixel_values=pixel_values, **kwargs)
+
+    def get_audio_features(self, input_values: Tensor, input_values_mask: Tensor | None = None, **kwargs: Any) -> ModelOutput:
+        """Tokens of the first audio input, one tensor [L, W] per clip in `pooler_output`."""
+        heard = input_values_mask if input_values_mask is not None else torch.ones_like(input_values, dtype=torch.bool)
+        return self._features("audio", input_values=input_values, input_values_mask=heard)
+
+    def _features(self, modality: str, **tensors: Any) -> ModelOutput:
+        name = next((n for n, spec in self.config.inputs.items() if spec["modality"] == modality), None)
+        if name is None:
+            raise TypeError(f"this model reads no {modality}; its inputs are: {', '.join(self.config.inputs)}")
+        tokens = self.encode({name: {k: v for k, v in tensors.items() if isinstance(v, Tensor)}})[name]
+        output = ModelOutput()
+        output["last_hidden_state"] = tokens.values
+        output["pooler_output"] = [values[mask] for values, mask in zip(tokens.values, tokens.mask, strict=True)]
+        return output
+
+    def route(self, streams: Streams, inputs: Mapping[str, Any], rows: int) -> Streams:
+        """Give each row its units by `NAME_index` [R, K] (-1: absent); without an index, row r reads unit r."""
+        routed = {}
+        for name, tokens in streams.items():
+            index = inputs.get(f"{name}_index")
+            if index is None:
+                if len(tokens.values) != rows:
+                    raise ValueError(
+                        f"{name}: {len(tokens.values)} item(s) for {rows} row(s); pass {name}_index [rows, items] to say which reads which"
+                    )
+                routed[name] = tokens
+                continue
+            values = torch.cat([tokens.values, torch.zeros_like(tokens.values[:1])])  # the last unit is "absent"
+            mask = torch.cat([tokens.mask, torch.zeros_like(tokens.mask[:1])])
+            if index.shape[1] == 1:
+                share = torch.where(index[:, 0] < 0, len(values) - 1, index[:, 0])
+                item = None if tokens.item is None else torch.cat([tokens.item, tokens.item.new_zeros(1, tokens.item.shape[1])])
+                routed[name] = Tokens(values, mask, share=share, item=item, grid=tokens.grid)
+            else:
+                length = tokens.values.shape[1]
+                item = torch.arange(index.shape[1], device=index.device).repeat_interleave(length).expand(len(index), -1)
+                routed[name] = Tokens(values[index].flatten(1, 2), mask[index].flatten(1, 2), item=item)  # index -1 is the last unit
+        return routed
+
+    # ---- the pass
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Any = None,
+        inputs_embeds: Tensor | None = None,
+        use_cache: bool | None = None,
+        streams: Streams | None = None,
+        **tensors: Any,
+    ) -> ChiasmOutput:
+        """Streams are routed Tokens; raw tensors (pixel_values, ...) are encoded and routed here."""
+        given = input_ids if input_ids is not None else inputs_embeds
+        if given is None:
+            raise TypeError("forward needs input_ids or inputs_embeds")
+        rows = len(given)
+        pool, rest = self.pool_of(tensors)
+        if streams is None:
+            streams = self.route(self.encode(pool), tensors, rows)
+        values = self.backbone.embed(input_ids, rows) if inputs_embeds is None else inputs_embeds
+        offset = past_key_values.get_seq_length() if past_key_values is not None else 0
+        mask = (
+            torch.ones(rows, offset + values.shape[1], dtype=torch.bool, device=values.device)
+            if attention_mask is None
+            else attention_mask.bool()
+        )
+        if mask.shape[1] > self.max_length:
+            raise BadInput(
+                "too_long",
+                f"a text of {mask.shape[1]} tokens is longer than the backbone's {self.max_length} positions; "
+                "shorten it or raise max_position_embeddings",
+            )
+        step = Step(
+            mask=mask,
+            placeholders=self._placeholders(input_ids),
+            offset=offset,
+            generating=past_key_values is not None and not self.training,
+        )
+        placed = self.fusion.place(streams)
+        text = self._see_placeholders(Tokens(values, mask[:, -values.shape[1] :]), streams, step)
+        text = self.fusion.before(text, placed, step)
+        kwargs = {"position_ids": position_ids, "past_key_values": past_key_values, "use_cache": bool(use_cache), **rest}
+        with self._during(Call(placed, step)) as call:
+            output = self.backbone.run(text.values, step.mask, self.fusion.memory(placed, step), **kwargs)
+            placed = call.streams
+        last = output.last_hidden_state
+        fused = self.fusion.after(Tokens(last, step.mask[:, -last.shape[1] :]), placed, step)
+        return ChiasmOutput(
+            last_hidden_state=fused.branches["text"].values,
+            past_key_values=output.get("past_key_values"),
+            hidden_states=output.get("hidden_states"),
+            attentions=output.get("attentions"),
+            fused=fused,
+        )
+
+    def pool_of(self, tensors: Mapping[str, Any]) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+        """Keyword arguments -> (pool by input, what goes on to the backbone); an unknown one is a TypeError with the nearest name."""
+        pool: dict[str, dict[str, Tensor]] = {}
+        rest: dict[str, Any] = {}
+        known = self.arguments()
+        for key, value in tensors.items():
+            if key in known:
+                name, tensor = known[key]
+                if tensor and value is not None:
+                    pool.setdefault(name, {})[tensor] = value
+            elif key in TransformersKwargs.__annotations__ or key in ("cache_position", "return_dict", "logits_to_keep"):
+                if key in ("output_attentions", "output_hidden_states") and value is not None:
+                    rest[key] = value
+            elif value is not None:
+                raise TypeError(f"unknown argument '{key}'{did_you_mean(key, [*known, 'input_ids', 'attention_mask', 'labels'])}")
+        for given in pool.values():
+            if "input_values" in given:
+                given.setdefault("input_values_mask", torch.ones_like(given["input_values"], dtype=torch.bool))
+        return pool, rest
+
+    def arguments(self) -> dict[str, tuple[str, str]]:
+        """Every media argument that forward takes: name -> (input, tensor name; "" for the index)."""
+        found: dict[str, tuple[str, str]] = {}
+        for name, encoder in self.encoders.items():
+            for tensor in encoder.modality.tensors:
+                found[argument(self.config.inputs, name, tensor)] = (name, tensor)
+            found[f"{name}_index"] = (name, "")
+        return found
+
+    def _placeholders(self, input_ids: Tensor | None) -> dict[str, Tensor]:
+        if input_ids is None:
+            return {}
+        return {name: input_ids == token for name, token in self.config.placeholder_ids.items()}
+
+    def _see_placeholders(self, text: Tokens, streams: Streams, step: Step) -> Tokens:
+        """A placeholder whose token is not visible (an absent picture, the padding of a clip) is masked."""
+        mask = text.mask
+        for name, place in step.placeholders.items():
+            visible = at_placeholders(streams[name], place)[1] if name in streams else torch.zeros_like(mask)
+            mask = mask & (~place | visible)
+        if step.placeholders and step.offset == 0:
+            step.mask = mask
+        return replace(text, mask=mask)
+
+    @contextlib.contextmanager
+    def _during(self, call: Call) -> Iterator[Call]:
+        self._call = call
+        try:
+            yield call
+        finally:
+            self._call = None
+
+    def _meet(
+        self, layer: int, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        """The pre-hook of one backbone layer."""
+        if self._call is None:
+            return None
+        values = args[0] if args else kwargs["hidden_states"]
+        text = Tokens(values, self._call.step.mask[:, -values.shape[1] :])
+        text, self._call.streams = self.fusion.between(layer, text, self._call.streams, self._call.step)
+        return ((text.values, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": text.values})
+
+
+def build_encoder(spec: Mapping[str, Any], modality: Any) -> Any:
+    """An Encoder from a config entry {type, options, config}."""
+    kind = components.find("encoder", spec["type"])
+    network = dict(spec["config"]) if spec.get("config") else None
+    config = AutoConfig.for_model(network.pop("model_type"), **network) if network else None
+    return kind(kind.Options(**spec.get("options", {})), config, modality)

@@ -1,0 +1,48 @@
+"""ChiasmConfig: everything needed to rebuild a model, saved as config.json.
+
+`text_config` is the backbone's own transformers config. Encoders, inputs, fusion and tasks are plain dictionaries in the recipe's words, so
+that a component is rebuilt by the same code that built it; `inputs` and `tasks` also carry what was learned from the data (`state`).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from huggingface_hub.dataclasses import strict
+from transformers import AutoConfig, PreTrainedConfig
+
+
+@strict
+class ChiasmConfig(PreTrainedConfig):
+    """Config of ChiasmModel and ChiasmForConditionalGeneration."""
+
+    model_type = "chiasm"
+    sub_configs = {"text_config": AutoConfig}
+
+    text_config: dict[str, Any] | PreTrainedConfig | None = None
+    inputs: dict[str, Any] | None = None  # name -> {modality, options, state}
+    encoders: dict[str, Any] | None = None  # input -> {type, options, config, connector}
+    backbone: dict[str, Any] | None = None  # {kind, options}
+    fusion: dict[str, Any] | None = None  # as in the recipe, with its type
+    tasks: dict[str, Any] | None = None  # name -> {type, weight, options, state}
+    placeholder_ids: dict[str, int] | None = None  # input whose tokens enter the sequence -> id of its placeholder
+    tie_word_embeddings: bool = True
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        for name in ("inputs", "encoders", "backbone", "fusion", "tasks", "placeholder_ids"):
+            setattr(self, name, getattr(self, name) or {})
+        if isinstance(self.text_config, dict):
+            text = dict(self.text_config)
+            self.text_config = AutoConfig.for_model(text.pop("model_type"), **text)
+        if self.text_config is not None:
+            for token in ("bos_token_id", "eos_token_id", "pad_token_id"):
+                kwargs.setdefault(token, getattr(self.text_config, token, None))
+        super().__post_init__(**kwargs)
+
+    @property
+    def image_token_id(self) -> int | None:
+        return (self.placeholder_ids or {}).get("image")
+
+    @property
+    def audio_token_id(self) -> int | None:
+        return (self.placeholder_ids or {}).get("audio")

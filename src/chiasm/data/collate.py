@@ -1,0 +1,209 @@
+"""Opened rows -> what one step gets: the pool of distinct pictures and clips, one batch per task, and what was refused.
+
+A control hides or exchanges one input, to measure what it is worth: ("image", "missing"), ("image", "shuffled"). Shuffled, every row gets
+another unit than its own (another text, for a text input); where a batch has only one, its rows keep it and a note counts them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.random import Generator
+from torch import Tensor
+
+from chiasm.components import did_you_mean
+from chiasm.data.randomness import generator
+from chiasm.types import BadInput, BadSample, Batch, Opened, RecipeError, Sample, StepBatches
+
+Control = tuple[str, str]  # (input, "shuffled" | "missing")
+CONTROLS = ("shuffled", "missing")
+USED, FILTERED, QUARANTINED = "used", "filtered", "quarantined"
+
+
+@dataclass(slots=True)
+class _Row:
+    opened: Opened
+    tasks: list[int]  # numbers of the tasks that want it
+    units: dict[str, tuple[int, ...]] = field(default_factory=dict)  # input -> its units of the pool
+    changed: dict[str, Any] = field(default_factory=dict)  # input -> the part that a control puts in place of its own
+    hidden: frozenset[str] = frozenset()  # inputs that modality dropout took
+
+    def part(self, name: str) -> Any:
+        return self.opened.sample.parts.get(name)
+
+
+class Collator:
+    """`tasks` and `processor` as the model has them; `modality_dropout`: how often an input is hidden, for all media or {input: p}.
+
+    `unlabelled` keeps rows without a target too (to predict them); else a row that no task wants is filtered.
+    """
+
+    def __init__(
+        self, tasks: Sequence[Any], processor: Any, *, modality_dropout: float | Mapping[str, float] = 0.0, unlabelled: bool = False
+    ):
+        self.tasks, self.processor, self.unlabelled = list(tasks), processor, unlabelled
+        self.media = [name for name in processor.modalities if any(name in task.inputs for task in self.tasks)]
+        self.inputs = list(dict.fromkeys([*self.media, *(name for task in self.tasks for name in task.inputs)]))
+        same = not isinstance(modality_dropout, Mapping)
+        self.dropout = {name: float(modality_dropout) for name in self.media} if same else dict(modality_dropout)
+
+    def __call__(
+        self,
+        rows: Sequence[Opened | BadSample],
+        control: Control | None = None,
+        *,
+        seed: int = 0,
+        epoch: int = 0,
+        dropout: bool = False,
+    ) -> StepBatches:
+        """`dropout`: whether modality dropout is on (training); its draws are f(seed, epoch, sample id)."""
+        kept, bad, outcomes = self._sort(rows)
+        notes = Counter(note for row in kept for note in row.opened.notes)
+        pool = self._pool(kept)
+        if control is not None:
+            self._apply(control, kept, notes)
+        if dropout and any(self.dropout.values()):
+            for row in kept:
+                row.hidden = self._hide(row.opened, seed, epoch)
+        batches = [batch for number in range(len(self.tasks)) if (batch := self._batch(number, kept))]
+        return StepBatches(pool, batches, bad, len(rows), outcomes.count(FILTERED), dict(notes), outcomes=outcomes)
+
+    def _sort(self, rows: Sequence[Opened | BadSample]) -> tuple[list[_Row], list[BadSample], list[str]]:
+        """Rows that are used, samples that are refused, and what became of every row."""
+        kept: list[_Row] = []
+        bad: list[BadSample] = []
+        outcomes: list[str] = []
+        for row in rows:
+            found = row if isinstance(row, BadSample) else self._judge(row)
+            if isinstance(found, BadSample):
+                bad.append(found)
+            elif found.tasks:
+                kept.append(found)
+            outcomes.append(QUARANTINED if isinstance(found, BadSample) else USED if found.tasks else FILTERED)
+        return kept, bad, outcomes
+
+    def _judge(self, opened: Opened) -> _Row | BadSample:
+        sample = opened.sample
+        try:
+            wanted = [number for number, task in enumerate(self.tasks) if task.wants(sample)]
+            taken = list(range(len(self.tasks))) if self.unlabelled else wanted
+            needs_input = self.inputs and all(self.tasks[number].inputs for number in taken)
+            if needs_input and not any(self._present(opened, name) for name in self.inputs):
+                raise BadInput("all_missing", f"{sample.id}: has none of the inputs {', '.join(self.inputs)}")
+            for number in wanted:
+                self.tasks[number].check(sample)
+        except BadInput as error:
+            return BadSample(sample.id, sample.file, sample.line, error.input, error.reason, str(error))
+        return _Row(opened, taken)
+
+    def _present(self, opened: Opened, name: str) -> bool:
+        return name in opened.values if name in self.processor.modalities else opened.sample.parts.get(name) is not None
+
+    def _pool(self, kept: list[_Row]) -> dict[str, dict[str, Tensor]]:
+        """The distinct units of every input that some row has; fills each row's `units`."""
+        pool = {}
+        for name in self.media:
+            values: list[Any] = []
+            numbers: dict[str, int] = {}
+            for row in kept:
+                items = _items(row.opened, name)
+                for key, value in items:
+                    if key not in numbers:
+                        numbers[key] = len(values)
+                        values.append(value)
+                row.units[name] = tuple(numbers[key] for key, _ in items)
+            if values:
+                pool[name] = self.processor.modalities[name].collate(values)
+        return pool
+
+    def _batch(self, number: int, kept: list[_Row]) -> Batch | None:
+        task = self.tasks[number]
+        rows = [row for row in kept if number in row.tasks]
+        if not rows:
+            return None
+        hidden = [row.hidden if getattr(task, "view", "fused") == "fused" else frozenset() for row in rows]
+        samples = [self._sample(row, task, hides) for row, hides in zip(rows, hidden, strict=True)]
+        inputs, targets = task.collate(samples, self.processor)
+        for name in self.media:
+            if name in task.inputs:
+                units = [() if name in hides else row.units[name] for row, hides in zip(rows, hidden, strict=True)]
+                inputs[f"{name}_index"] = _index(units)
+        return Batch(task.name, [s.id for s in samples], inputs, targets, [_light(s) for s in samples])
+
+    def _sample(self, row: _Row, task: Any, hides: frozenset[str]) -> Sample:
+        """The record as the task is to see it: with what a control put in, without what is hidden."""
+        changed = {name: part for name, part in row.changed.items() if name in task.inputs}
+        changed |= {name: self._nothing(name) for name in hides}
+        return dataclasses.replace(row.opened.sample, parts={**row.opened.sample.parts, **changed}) if changed else row.opened.sample
+
+    def _nothing(self, name: str) -> str | None:
+        return None if name in self.processor.modalities else ""
+
+    def _hide(self, opened: Opened, seed: int, epoch: int) -> frozenset[str]:
+        """Inputs that modality dropout hides in this row; never all that it has."""
+        present = [name for name in self.inputs if self._present(opened, name)]
+        draws = generator(seed, epoch, opened.sample.id, "modality dropout")
+        drawn = [name for name, chance in zip(present, draws.random(len(present)), strict=True) if chance < self.dropout.get(name, 0.0)]
+        if drawn and len(drawn) == len(present):
+            drawn.pop(int(draws.integers(len(drawn))))
+        return frozenset(drawn)
+
+    def _apply(self, control: Control, kept: list[_Row], notes: Counter[str]) -> None:
+        name, kind = control
+        if name not in self.inputs:
+            raise RecipeError(f"control: no task reads an input '{name}'{did_you_mean(name, self.inputs)}")
+        if kind not in CONTROLS:
+            raise RecipeError(f"control: unknown kind '{kind}'{did_you_mean(kind, CONTROLS)}")
+        if kind == "missing":
+            for row in kept:
+                row.units[name], row.changed[name] = (), self._nothing(name)
+            return
+        having = [row for row in kept if self._present(row.opened, name)]
+        own = [row.units[name] if name in self.media else row.part(name) for row in having]
+        sources = exchange(own, generator("shuffled", *(row.opened.sample.id for row in having)))
+        if sources is None:
+            notes[f"{name}: not shuffled, the only one of its batch"] += len(having)
+            return
+        taken = [(having[source].units.get(name, ()), having[source].part(name)) for source in sources]
+        for row, (units, part) in zip(having, taken, strict=True):
+            row.units[name], row.changed[name] = units, part
+
+
+def exchange(own: Sequence[Hashable], draws: Generator) -> list[int] | None:
+    """For every position one that holds another value, equal values taking the same one; None where all are equal."""
+    first = {value: position for position, value in reversed(list(enumerate(own)))}
+    distinct = list(first)
+    if len(distinct) < 2:
+        return None
+    order = draws.permutation(len(distinct))
+    following = {distinct[a]: distinct[b] for a, b in zip(order, np.roll(order, -1), strict=True)}  # one cycle: nothing maps to itself
+    return [first[following[value]] for value in own]
+
+
+def _items(opened: Opened, name: str) -> list[tuple[str, Any]]:
+    """(identity, value) of each picture or clip that a row has."""
+    if name not in opened.values:
+        return []
+    key, value = opened.keys[name], opened.values[name]
+    return list(zip(key, value, strict=True)) if isinstance(key, tuple) else [(key, value)]
+
+
+def _index(units: list[tuple[int, ...]]) -> Tensor:
+    """[R, K] units of every row, -1 where it has fewer."""
+    width = max([1, *(len(row) for row in units)])
+    return torch.tensor([[*row, *[-1] * (width - len(row))] for row in units], dtype=torch.long)
+
+
+def _light(sample: Sample) -> Sample:
+    """Without encoded media and arrays, which would only be copied between processes; paths stay."""
+    return dataclasses.replace(sample, parts={name: part for name, part in sample.parts.items() if not _is_heavy(part)})
+
+
+def _is_heavy(part: Any) -> bool:
+    return isinstance(part, (bytes, bytearray, np.ndarray)) or (isinstance(part, list) and any(_is_heavy(item) for item in part))

@@ -1,0 +1,13 @@
+"""Every random draw for a sample is f(seed, epoch, what is drawn): no global generator, so workers and resumes cannot change it."""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+
+from numpy.random import Generator, Philox
+
+
+def generator(*key: str | int) -> Generator:
+    """A generator that depends on nothing but `key`, e.g. generator(seed, epoch, sample id)."""
+    text = "\x1f".join(str(part) for part in key).encode("utf-8", "surrogatepass")
+    return Generator(Philox(key=int.from_bytes(blake2b(text, digest_size=16).digest())))

@@ -1,0 +1,100 @@
+"""The built-in data set `scenes` as a source: pictures and clips are made when they are opened, the same ones every time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import lru_cache, partial
+from typing import Any
+
+from chiasm.components import did_you_mean
+from chiasm.data.scenes.chance import Chance
+from chiasm.data.scenes.draw import CROP, SCENE, draw
+from chiasm.data.scenes.language import WRITTEN, caption, spoken_question, written_questions
+from chiasm.data.scenes.layout import SPLITS, Scene, make_crop, make_scene
+from chiasm.data.scenes.speech import say, speakers
+from chiasm.data.scenes.things import THINGS
+from chiasm.data.sources.base import Source
+from chiasm.types import Drawn, RecipeError, Sample
+
+ROWS = WRITTEN + 2  # of every scene: its caption, the written questions, a spoken one
+_COLUMNS = {
+    "scene": ("image", "caption", "audio", "question", "answer", "kind"),
+    "thing": ("image", "thing", "colour"),
+    "word": ("audio", "thing"),
+}
+
+
+class Scenes(Source):
+    """Rows of `train`, `validation`, `test` and `test_new_pairs`, eight in a row about the same picture:
+
+        {"image": Drawn, "caption": "a red cat and a blue seven above an orange star"}
+        {"image": Drawn, "question": "what colour is the cat ?", "answer": "red", "kind": "colour"}
+        {"image": Drawn, "audio": Drawn, "question": "where is this thing ?", "answer": "top left", "kind": "spoken"}
+
+    `things` (for training): {"image": Drawn, "thing": "cat", "colour": "red"}, one thing on 32x32 pixels. `words` (for training) and
+    `words_test` (voices that training never hears): {"audio": Drawn, "thing": "cat"}.
+    """
+
+    splits = tuple(SPLITS)
+
+    def __init__(self, split: str, *, seed: int = 0, scenes: int | None = None):
+        if split not in SPLITS:
+            raise RecipeError(f"the built-in data 'scenes' has no split '{split}'{did_you_mean(split, SPLITS)}")
+        if scenes is not None and scenes < 1:
+            raise RecipeError(f"scenes: {scenes} is not a number of scenes; type 1 or more")
+        self.split, self.seed, self.plan = split, seed, SPLITS[split]
+        most = len(speakers(self.plan.people)) * len(THINGS) if self.plan.unit == "word" else None
+        self.scenes = min(scenes or self.plan.size, most or scenes or self.plan.size)
+
+    def __len__(self) -> int:
+        return self.scenes * ROWS if self.plan.unit == "scene" else self.scenes
+
+    def read(self, index: int) -> Sample:
+        if not 0 <= index < len(self):
+            raise IndexError(f"scenes {self.split} has {len(self)} rows, not {index}")
+        sample_id, file, line = self.origin(index)
+        if self.plan.unit == "scene":
+            parts = _scene_rows(self.split, self.seed, index // ROWS)[index % ROWS]
+        else:
+            parts = _thing_row(self.split, self.seed, index) if self.plan.unit == "thing" else _word_row(self.plan.people, index)
+        return Sample(sample_id, parts, file, line)
+
+    def origin(self, index: int) -> tuple[str, str, int | None]:
+        return f"{self.split}:{index}", f"scenes/{self.split}", index
+
+    @property
+    def columns(self) -> Iterable[str]:
+        return _COLUMNS[self.plan.unit]
+
+
+@lru_cache(maxsize=512)
+def _scene_rows(split: str, seed: int, number: int) -> tuple[dict[str, Any], ...]:
+    """The parts of all ROWS rows about scene `number`."""
+    chance, plan = Chance(seed, split, number), SPLITS[split]
+    scene = make_scene(chance, plan)
+    image = _picture(split, seed, number, SCENE, scene)
+    rows: list[dict[str, Any]] = [{"image": image, "caption": caption(scene)}]
+    for question in (*written_questions(chance, scene), spoken_question(chance, scene)):
+        row: dict[str, Any] = {"image": image, "question": question.text, "answer": question.answer, "kind": question.kind}
+        if question.heard:
+            row["audio"] = _clip(question.heard, *chance.pick(speakers(plan.people)))
+        rows.append(row)
+    return tuple(rows)
+
+
+def _thing_row(split: str, seed: int, number: int) -> dict[str, Any]:
+    crop = make_crop(Chance(seed, split, number), SPLITS[split])
+    return {"image": _picture(split, seed, number, CROP, crop), "thing": crop.things[0].thing, "colour": crop.things[0].colour}
+
+
+def _word_row(people: str, number: int) -> dict[str, Any]:
+    word = THINGS[number % len(THINGS)]
+    return {"audio": _clip(word, *speakers(people)[number // len(THINGS)]), "thing": word}
+
+
+def _picture(split: str, seed: int, number: int, side: int, scene: Scene) -> Drawn:
+    return Drawn(f"{split}/{seed}-{number:06d}", partial(draw, side, scene.background, tuple(scene.things.values())))
+
+
+def _clip(word: str, voice: str, take: int) -> Drawn:
+    return Drawn(f"{voice}-{take}/{word}", partial(say, word, voice, take))

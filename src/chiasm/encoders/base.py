@@ -1,0 +1,59 @@
+"""What an encoder is: the tensors of one modality -> Tokens.
+
+Any transformers architecture of the modality works by pretrained name or by `arch`, without a file of its own; a file here is one modality.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor, nn
+from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
+
+from chiasm.types import RecipeError, Tokens
+
+
+class Options(BaseModel):
+    """Keys of `encoders.NAME` that are the encoder's own (model, arch, connector and train are read elsewhere)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class Encoder(nn.Module):
+    """Tensors [U, ...] of one input -> Tokens [U, L, width].
+
+    `network` is the transformers model, or None for a modality that needs none; its pretrained weights are loaded by the caller.
+    `num_tokens` (None: varies), `width` and `has_positions` are what fusions and connectors need to know.
+    """
+
+    Options: ClassVar[type[Options]] = Options
+    needs_network: ClassVar[bool] = True  # whether the recipe must name a `model` or an `arch`
+
+    def __init__(self, options: Any, config: PreTrainedConfig | None, modality: Any):
+        super().__init__()
+        self.options, self.modality = options, modality
+        self.network: nn.Module | None = None if config is None else network_of(config)
+        self.width: int = 0
+        self.num_tokens: int | None = None
+        self.has_positions: bool = True
+
+    def forward(self, **tensors: Tensor) -> Tokens:
+        raise NotImplementedError
+
+
+def network_of(config: PreTrainedConfig) -> PreTrainedModel:
+    """A fresh transformers model of a config, without a pooler (it would never get a gradient)."""
+    try:
+        return AutoModel.from_config(config, add_pooling_layer=False)
+    except TypeError:
+        return AutoModel.from_config(config)
+
+
+def width_of(config: PreTrainedConfig) -> int:
+    """Width of the last hidden state, under whichever name the architecture keeps it."""
+    for name in ("hidden_size", "hidden_sizes", "d_model", "num_features", "embed_dim"):
+        value = getattr(config, name, None)
+        if value:
+            return int(value[-1] if isinstance(value, list | tuple) else value)
+    raise RecipeError(f"arch {config.model_type}: its config does not say how wide its output is (no hidden_size or d_model)")

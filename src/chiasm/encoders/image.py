@@ -1,0 +1,70 @@
+"""Pictures -> tokens, through any transformers vision model: patches of a transformer, or the cells of a convolutional feature map."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import PreTrainedConfig
+
+from chiasm.encoders.base import Encoder, width_of
+from chiasm.encoders.base import Options as BaseOptions
+from chiasm.types import Tokens
+
+
+class Image(Encoder):
+    """pixel_values [U, 3, height, width] -> Tokens [U, L, width], with the patches' grid where it is regular."""
+
+    class Options(BaseOptions):
+        grid: int | None = None
+        """Average a convolutional feature map to grid x grid tokens."""
+        layer: int = -1
+        """Which hidden layer of a transformer to take (LLaVA: -2)."""
+        class_token: bool = True
+        """Keep a transformer's class token among the tokens."""
+        first_pooling: bool = True
+        """Keep the max pooling after the first convolution of a ResNet; without it small pictures keep their detail."""
+
+    def __init__(self, options: Any, config: PreTrainedConfig | None, modality: Any):
+        assert config is not None, "an image encoder needs a transformers config"
+        config = getattr(config, "vision_config", config)
+        super().__init__(options, config, modality)
+        assert self.network is not None
+        if not options.first_pooling and hasattr(self.network, "embedder"):
+            self.network.embedder.pooler = nn.Identity()
+        self.width = width_of(config)
+        self.num_tokens, self.has_positions = self._measure(config)
+
+    def _measure(self, config: PreTrainedConfig) -> tuple[int | None, bool]:
+        """(number of tokens, whether they carry positions), by arithmetic where the config says it, else unknown until the first picture."""
+        if self.options.grid:
+            return self.options.grid**2, False
+        patch, size = getattr(config, "patch_size", None), getattr(config, "image_size", None)
+        if isinstance(patch, int) and isinstance(size, int) and not getattr(config, "hidden_sizes", None):
+            has_class = hasattr(self.network, "embeddings") and any(
+                "cls" in n or "class_embedding" in n for n, _ in self.network.named_parameters()
+            )
+            return (size // patch) ** 2 + int(has_class and self.options.class_token), True
+        return None, False
+
+    def forward(self, **tensors: Tensor) -> Tokens:
+        assert self.network is not None
+        pixels = tensors["pixel_values"]
+        hidden = self.options.layer != -1
+        output = self.network(pixel_values=pixels, **({"output_hidden_states": True} if hidden else {}))
+        values = output.hidden_states[self.options.layer] if hidden else output.last_hidden_state
+        if values.ndim == 4:  # a feature map [U, C, h, w]
+            if self.options.grid and values.shape[-2:] != (self.options.grid, self.options.grid):
+                values = functional.adaptive_avg_pool2d(values, self.options.grid)
+            grid = (values.shape[-2], values.shape[-1])
+            values = values.flatten(2).transpose(1, 2)  # [U, L, C]
+        else:
+            side = int((values.shape[1] - values.shape[1] % 2) ** 0.5)
+            skipped = values.shape[1] - side * side
+            if skipped and not self.options.class_token:
+                values, skipped = values[:, skipped:], 0
+            grid = (side, side) if skipped == 0 else None
+        mask = torch.ones(values.shape[:2], dtype=torch.bool, device=values.device)
+        return Tokens(values, mask, item=torch.zeros_like(mask, dtype=torch.long), grid=grid)

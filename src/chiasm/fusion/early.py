@@ -1,0 +1,31 @@
+"""Early fusion: stream tokens join the backbone's input sequence at their placeholders (LLaVA, Kosmos-1, VisualBERT, ViLT).
+
+The prompt decides the place: `{image}` inside a prompt interleaves; without it, streams stand in front on a causal backbone and after the
+text on a bidirectional one (VisualBERT's order). The text's length never changes here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from chiasm.fusion.base import Fusion, at_placeholders
+from chiasm.types import Step, Streams, Tokens
+
+
+class Early(Fusion):
+    """Put every stream's tokens at its placeholders, in order."""
+
+    @classmethod
+    def scatters(cls, options: Any, inputs: Sequence[str]) -> tuple[str, ...]:
+        return tuple(inputs if options.inputs is None else options.inputs)
+
+    def before(self, text: Tokens, streams: Streams, step: Step) -> Tokens:
+        values = text.values
+        for name, stream in streams.items():
+            if name in step.placeholders:
+                values = torch.where(step.placeholders[name].unsqueeze(-1), at_placeholders(stream, step.placeholders[name])[0], values)
+        return replace(text, values=values)

@@ -1,0 +1,104 @@
+"""Hybrid fusion: several strategies at once, each for its own inputs or at its own place (multi-level fusion).
+
+fusion:
+  type: hybrid
+  parts:
+    - {type: cross_attention, inputs: [image]}
+    - {type: early, inputs: [audio]}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from chiasm import components
+from chiasm.fusion.base import BackboneShape, Fusion, StreamShape
+from chiasm.fusion.base import Options as BaseOptions
+from chiasm.types import Fused, RecipeError, Step, Streams, Tokens
+
+
+class Hybrid(Fusion):
+    """Runs its parts in order at every hook; the branches of all `after` hooks are kept side by side."""
+
+    class Options(BaseOptions):
+        parts: tuple[dict[str, Any], ...] = ()
+        """The fusions to combine, each written like `fusion:` itself."""
+
+    @classmethod
+    def needs_cross_attention(cls, options: Any) -> bool:
+        return any(kind.needs_cross_attention(part) for kind, part in map(parse, options.parts))
+
+    def __init__(self, options: Any, backbone: BackboneShape, streams: Mapping[str, StreamShape]):
+        super().__init__(options.model_copy(update={"inputs": ()}), backbone, streams)
+        if len(options.parts) < 2:
+            raise RecipeError(
+                "fusion.parts: hybrid needs two or more fusions, e.g. [{type: early, inputs: [audio]}, {type: cross_attention, inputs: [image]}]"
+            )
+        self.parts = nn.ModuleList(build(part, backbone, streams) for part in options.parts)
+        self.inputs = tuple(dict.fromkeys(name for part in self.parts for name in part.inputs))
+
+    @property
+    def layers(self) -> list[int]:
+        return sorted({layer for part in self.parts for layer in part.layers})
+
+    @classmethod
+    def scatters(cls, options: Any, inputs: Sequence[str]) -> tuple[str, ...]:
+        found = (name for kind, part in map(parse, options.parts) for name in kind.scatters(part, inputs))
+        return tuple(dict.fromkeys(found))
+
+    def place(self, streams: Streams) -> Streams:
+        """Each part places its own inputs; they are kept apart as `part/input`, since two parts may read one input."""
+        return {f"{i}/{name}": tokens for i, part in enumerate(self.parts) for name, tokens in part.place(streams).items()}
+
+    def before(self, text: Tokens, streams: Streams, step: Step) -> Tokens:
+        for i, part in enumerate(self.parts):
+            text = part.before(text, own(streams, i), step)
+        return text
+
+    def memory(self, streams: Streams, step: Step) -> Tokens | None:
+        found = [m for i, part in enumerate(self.parts) if (m := part.memory(own(streams, i), step)) is not None]
+        if len(found) > 1:
+            raise RecipeError("fusion.parts: only one part can use the backbone's own cross-attention; give it all those inputs")
+        return found[0] if found else None
+
+    def between(self, layer: int, text: Tokens, streams: Streams, step: Step) -> tuple[Tokens, Streams]:
+        for i, part in enumerate(self.parts):
+            if layer in part.layers:
+                text, changed = part.between(layer, text, own(streams, i), step)
+                streams = {**streams, **{f"{i}/{name}": tokens for name, tokens in changed.items()}}
+        return text, streams
+
+    def after(self, text: Tokens, streams: Streams, step: Step) -> Fused:
+        fused = Fused({})
+        for i, part in enumerate(self.parts):
+            result = part.after(text, own(streams, i), step)
+            text = result.branches.get("text", text)
+            fused.branches |= result.branches
+            fused.mix = result.mix if result.mix is not None else fused.mix
+            fused.aux |= result.aux
+        fused.branches["text"] = text
+        return fused
+
+    def gates(self) -> list[Tensor]:
+        return [gate for part in self.parts for gate in part.gates()]
+
+
+def own(streams: Streams, part: int) -> Streams:
+    """The streams that part `part` placed, by their plain names."""
+    prefix = f"{part}/"
+    return {name.removeprefix(prefix): tokens for name, tokens in streams.items() if name.startswith(prefix)}
+
+
+def build(spec: Mapping[str, Any], backbone: BackboneShape, streams: Mapping[str, StreamShape]) -> Fusion:
+    """A fusion from its recipe keys."""
+    kind, options = parse(spec)
+    return kind(options, backbone, streams)
+
+
+def parse(spec: Mapping[str, Any]) -> tuple[type[Fusion], Any]:
+    """(class, options) of `fusion:` keys."""
+    kind = components.find("fusion", spec.get("type", "early"))
+    return kind, kind.Options(**{key: value for key, value in spec.items() if key != "type"})

@@ -1,0 +1,249 @@
+"""ChiasmForConditionalGeneration: the composite model with a language-model head and the tasks' heads, as transformers knows it.
+
+Importing this module registers the classes, so that AutoConfig, AutoModel, AutoModelForMultimodalLM and AutoProcessor load a run's model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import AutoConfig, AutoModel, AutoModelForMultimodalLM, AutoProcessor, GenerationMixin
+from transformers.modeling_outputs import ModelOutput
+
+from chiasm import components
+from chiasm.composite import ChiasmModel, ChiasmOutput, ChiasmPreTrainedModel
+from chiasm.config import ChiasmConfig
+from chiasm.processing import ChiasmProcessor
+from chiasm.types import Fused, Streams, Tokens
+
+
+class ChiasmForConditionalGeneration(ChiasmPreTrainedModel, GenerationMixin):
+    """ChiasmModel with a language-model head (where the backbone generates) and the tasks' heads."""
+
+    accepts_loss_kwargs = False  # else the stock Trainer multiplies the loss by accumulation or world size
+
+    def __init__(self, config: ChiasmConfig):
+        super().__init__(config)
+        self.model = ChiasmModel(config)
+        embeddings = self.get_input_embeddings()
+        words, width = embeddings.weight.shape
+        self.lm_head = nn.Linear(width, words, bias=False) if self.model.backbone_kind.generates else None
+        if self.lm_head is not None and config.tie_word_embeddings:
+            name = next(n for n, m in self.model.named_modules() if m is embeddings)
+            self._tied_weights_keys = {"lm_head.weight": f"model.{name}.weight"}
+        self.tasks = build_tasks(config)
+        heads = {name: task.head(width) for name, task in self.tasks.items()}
+        self.heads = nn.ModuleDict({name: head for name, head in heads.items() if head is not None})
+        self.processor: ChiasmProcessor | None = None  # set by whoever builds or loads both
+        self.post_init()
+
+    def get_input_embeddings(self) -> Any:
+        return self.model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.model.set_input_embeddings(value)
+
+    def get_output_embeddings(self) -> nn.Module | None:
+        return self.lm_head
+
+    def set_output_embeddings(self, value: nn.Module) -> None:
+        self.lm_head = value
+
+    @property
+    def fusion(self) -> Any:
+        return self.model.fusion
+
+    def get_image_features(self, pixel_values: Tensor, **kwargs: Any) -> ModelOutput:
+        return self.model.get_image_features(pixel_values, **kwargs)
+
+    def get_audio_features(self, input_values: Tensor, **kwargs: Any) -> ModelOutput:
+        return self.model.get_audio_features(input_values, **kwargs)
+
+    def parts(self) -> dict[str, nn.Module]:
+        """What a recipe's `train:` names: part -> module. The tied head belongs to the backbone."""
+        found: dict[str, nn.Module] = {}
+        for name in self.model.encoders:
+            found[f"encoders.{name}"] = self.model.encoders[name]
+            found[f"encoders.{name}.connector"] = self.model.connectors[name]
+        backbone = [self.model.language_model, *([self.lm_head] if self.lm_head is not None else [])]
+        found["backbone"] = nn.ModuleList(backbone)
+        found["fusion"] = self.model.fusion
+        for name in self.heads:
+            found[f"tasks.{name}"] = self.heads[name]
+        return found
+
+    # ---- what tasks ask of it
+
+    def encode(self, pool: Mapping[str, Mapping[str, Tensor]]) -> Streams:
+        return self.model.encode(pool)
+
+    def encode_features(self, name: str, tensors: Mapping[str, Tensor]) -> Tokens:
+        return self.model.encode_features(name, tensors)
+
+    def fuse(self, inputs: Mapping[str, Tensor], streams: Streams) -> Fused:
+        """A batch's text [R, T] with encoded streams -> the branches that heads read."""
+        rows = len(inputs["input_ids"])
+        routed = self.model.route(streams, inputs, rows)
+        return self.model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], streams=routed).fused
+
+    def text_logits(self, fused: Fused, chosen: Tensor | None = None) -> Tensor:
+        """Next-token logits [R, T, V], or [N, V] where `chosen` [R, T - 1] is True; branches are mixed as log-probabilities."""
+        assert self.lm_head is not None, "this backbone does not generate"
+        found = []
+        for name, tokens in fused.branches.items():
+            if chosen is None:
+                values = tokens.values if name == "text" else tokens.values[:, :1].expand_as(fused.branches["text"].values)
+            else:
+                values = tokens.values[:, :-1][chosen] if name == "text" else tokens.values[:, 0][chosen.nonzero()[:, 0]]
+            found.append(self.lm_head(values))
+        if len(found) == 1:
+            return found[0]
+        weights = branch_weights(fused)
+        weights = weights[:, None, None] if chosen is None else weights[chosen.nonzero()[:, 0]].unsqueeze(1)  # [R, 1, 1, B] or [N, 1, B]
+        stacked = torch.stack([logits.float().log_softmax(-1) for logits in found], -1)
+        return torch.logsumexp(stacked + weights.clamp_min(1e-30).log(), -1)
+
+    def head_logits(self, task: str, fused: Fused, *, mix: str) -> Tensor:
+        """A task's head on every branch [R, out]; several branches are mixed as probabilities (giving log-probabilities) or as values."""
+        found = []
+        for name, tokens in fused.branches.items():
+            pooled = self.model.backbone.pool(tokens) if name == "text" else tokens.pooled()
+            found.append(self.heads[task](pooled))
+        if len(found) == 1:
+            return found[0]
+        weights = branch_weights(fused).unsqueeze(1)  # [R, 1, branches]
+        if mix == "values":
+            return (torch.stack(found, -1) * weights).sum(-1)
+        stacked = torch.stack([logits.float().log_softmax(-1) for logits in found], -1)
+        return torch.logsumexp(stacked + weights.clamp_min(1e-30).log(), -1)
+
+    def text_vector(self, ids: Tensor, mask: Tensor, *, through: str) -> Tensor:
+        """Texts [N, T] -> [N, W]: the mean of their word embeddings, or the backbone's pooled output without any stream."""
+        embedded = Tokens(self.model.backbone.embed(ids, len(ids)), mask.bool())
+        if through == "embeddings":
+            return embedded.pooled()
+        output = self.model.backbone.run(embedded.values, embedded.mask, None)
+        return self.model.backbone.pool(Tokens(output.last_hidden_state, embedded.mask))
+
+    # ---- what transformers asks of it
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Any = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        streams: Streams | None = None,
+        pixel_values: Tensor | None = None,
+        input_values: Tensor | None = None,
+        **kwargs: Any,
+    ) -> ChiasmOutput:
+        """input_ids [R, T] and media tensors -> logits [R, T, V]; with `labels` [R, T] (-100: ignored) also the mean next-token loss.
+
+        Raises TypeError for any argument that the model does not read, naming the nearest one that it does.
+        """
+        media = {"pixel_values": pixel_values, "input_values": input_values}
+        kwargs |= {k: v for k, v in media.items() if v is not None}
+        output = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            streams=streams,
+            **kwargs,
+        )
+        if self.lm_head is None:
+            return output
+        fused: Fused = output.fused
+        if isinstance(logits_to_keep, int) and logits_to_keep:
+            text = fused.branches["text"]
+            kept = Tokens(text.values[:, -logits_to_keep:], text.mask[:, -logits_to_keep:])
+            fused = replace(fused, branches={**fused.branches, "text": kept})
+        output.logits = self.text_logits(fused)
+        if labels is not None:
+            count = kwargs.get("num_items_in_batch")
+            shifted = output.logits[:, :-1].flatten(0, 1).float()
+            loss = functional.cross_entropy(shifted, labels[:, 1:].flatten(), reduction="sum" if count is not None else "mean")
+            output.loss = loss if count is None else loss / count
+        return output
+
+    def _validate_model_kwargs(self, model_kwargs: dict[str, Any]) -> None:
+        self.model.pool_of({k: v for k, v in model_kwargs.items() if k not in FORWARD_ARGUMENTS})
+
+    def _maybe_prepare_encoder_kwargs_for_generation(
+        self, inputs_tensor: Tensor, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> dict[str, Any]:
+        """Encode media once before decoding, and route rows to units; decoding steps then see only `streams`."""
+        known = self.model.arguments()
+        rows = len(inputs_tensor)
+        streams = model_kwargs.pop("streams", None)
+        media = {key: model_kwargs.pop(key) for key in list(model_kwargs) if key in known}
+        if streams is None:
+            streams = self.model.encode(self.model.pool_of(media)[0])
+        model_kwargs["streams"] = self.model.route(streams, media, rows)
+        return model_kwargs
+
+    def _expand_inputs_for_generation(self, expand_size: int = 1, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
+        """Beams share their row's picture: only the rows' index is repeated."""
+        streams = kwargs.pop("streams", None)
+        ids, model_kwargs = super()._expand_inputs_for_generation(expand_size=expand_size, **kwargs)
+        if streams is not None:
+            rows = {
+                name: torch.arange(tokens.rows, device=tokens.values.device).repeat_interleave(expand_size)
+                for name, tokens in streams.items()
+            }
+            model_kwargs["streams"] = {n: t.select(rows[n]) if expand_size > 1 else t for n, t in streams.items()}
+        return ids, model_kwargs
+
+
+FORWARD_ARGUMENTS = frozenset(
+    (
+        "input_ids",
+        "attention_mask",
+        "position_ids",
+        "past_key_values",
+        "inputs_embeds",
+        "labels",
+        "use_cache",
+        "logits_to_keep",
+        "streams",
+        "mm_encoder_outputs",
+    )
+)
+
+
+def build_tasks(config: ChiasmConfig) -> dict[str, Any]:
+    """The tasks a config declares, with what they learned from the data."""
+    declared = {name: spec["modality"] for name, spec in config.inputs.items()}
+    tasks = {}
+    for name, spec in config.tasks.items():
+        kind = components.find("task", spec["type"])
+        tasks[name] = kind(name, kind.Options(**spec.get("options", {})), declared)
+        if spec.get("state"):
+            tasks[name].load_state(spec["state"])
+    return tasks
+
+
+def branch_weights(fused: Fused) -> Tensor:
+    """[R, branches] the mixing weights, equal where the fusion gives none."""
+    if fused.mix is not None:
+        return fused.mix
+    values = fused.branches["text"].values
+    return values.new_full((len(values), len(fused.branches)), 1 / len(fused.branches))
+
+
+AutoConfig.register("chiasm", ChiasmConfig)
+AutoModel.register(ChiasmConfig, ChiasmModel)
+AutoModelForMultimodalLM.register(ChiasmConfig, ChiasmForConditionalGeneration)
+AutoProcessor.register(ChiasmConfig, ChiasmProcessor)

@@ -1,0 +1,209 @@
+"""ChiasmProcessor: text and media -> the model's inputs; saved as processor_config.json beside the tokenizer.
+
+One path for everything: training, evaluation, prediction and `processor(text=..., images=...)` all open media through the same modalities
+and build token ids with the same methods. A user's text never becomes a special token; placeholders are special in templates only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import BatchFeature, PreTrainedTokenizerFast, ProcessorMixin
+
+from chiasm import components
+from chiasm.components import did_you_mean
+from chiasm.types import BadInput, Sample
+
+SPECIAL = {"pad_token": "<pad>", "unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
+
+
+def build_modalities(inputs: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Input name -> Modality for every input that is not plain text, with its saved state."""
+    found = {}
+    for name, spec in inputs.items():
+        if spec["modality"] == "text":
+            continue
+        kind = components.find("modality", spec["modality"])
+        found[name] = kind(kind.Options(**spec.get("options", {})))
+        if spec.get("state"):
+            found[name].load_state(spec["state"])
+    return found
+
+
+class ChiasmProcessor(ProcessorMixin):
+    """Tokenizer plus one modality per non-text input.
+
+    inputs: name -> {modality, options, state}; placeholder_counts: how many sequence places one item of an input takes, for those inputs
+    whose tokens enter the sequence; layout: {first: whether placeholders stand in front, start: ids, close: ids}.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any = None,
+        inputs: dict[str, Any] | None = None,
+        placeholder_counts: dict[str, int] | None = None,
+        layout: dict[str, Any] | None = None,
+        chat_template: str | None = None,
+    ):
+        self.inputs = inputs or {}
+        self.placeholder_counts = placeholder_counts or {}
+        self.layout = layout or {"first": True, "start": [], "close": []}
+        self.modalities = build_modalities(self.inputs)
+        super().__init__(tokenizer, chat_template=chat_template)
+
+    # ---- what tasks ask of it
+
+    @property
+    def placeholders_first(self) -> bool:
+        return self.layout["first"]
+
+    @property
+    def start_ids(self) -> list[int]:
+        return self.layout["start"]
+
+    @property
+    def close_ids(self) -> list[int]:
+        return self.layout["close"]
+
+    @property
+    def pad_id(self) -> int:
+        return self.tokenizer.pad_token_id
+
+    @property
+    def end_id(self) -> int:
+        return self.tokenizer.eos_token_id
+
+    def placeholder_id(self, name: str) -> int:
+        return self.tokenizer.convert_tokens_to_ids(placeholder(name))
+
+    def placeholders(self, name: str, sample: Sample) -> list[int]:
+        """The run of placeholder ids that one row needs for input `name`; empty where it is absent or does not enter the sequence."""
+        count = self.placeholder_counts.get(name, 0)
+        if not count:
+            return []
+        value = self.modalities[name].raw(sample.parts, name)
+        items = len(value) if isinstance(value, list) and self.inputs[name]["modality"] in ("image", "audio") else int(value is not None)
+        return [self.placeholder_id(name)] * (count * items)
+
+    def encode(self, texts: Sequence[str], *, user: bool) -> list[list[int]]:
+        """Texts -> ids without special tokens around them; in a user's text special tokens are ordinary characters."""
+        if not texts:
+            return []
+        return self.tokenizer(list(texts), add_special_tokens=False, split_special_tokens=user, return_attention_mask=False)["input_ids"]
+
+    def decode_texts(self, ids: Tensor) -> list[str]:
+        """Generated ids [R, T] -> texts up to the end token."""
+        return [text.strip() for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
+
+    # ---- what the ecosystem asks of it
+
+    def __call__(self, images: Any = None, text: Any = None, videos: Any = None, audio: Any = None, **named: Any) -> BatchFeature:
+        """Texts and media -> BatchFeature with input_ids, attention_mask and, per input, its tensors and `NAME_index` [R, items].
+
+        `images` and `audio` go to the first input of that modality; any other input is passed by its name. Rows are matched in order.
+        """
+        given = {name: named.pop(name) for name in list(named) if name in self.modalities}
+        for value, modality in ((images, "image"), (audio, "audio"), (videos, "video")):
+            if value is not None:
+                given[self._first(modality)] = value
+        settings = {
+            k: named.pop(k)
+            for k in ("return_tensors", "padding", "text_kwargs", "images_kwargs", "audio_kwargs", "common_kwargs")
+            if k in named
+        }
+        for name in named:
+            raise TypeError(f"processor got an unknown input '{name}'{did_you_mean(name, [*self.modalities, 'text', 'images', 'audio'])}")
+        given = {name: list(value) if isinstance(value, list | tuple) else [value] for name, value in given.items()}
+        texts = [text] if isinstance(text, str) else list(text or [""] * max((len(v) for v in given.values()), default=1))
+        data: dict[str, Any] = {}
+        for name, values in given.items():
+            if len(values) != len(texts):
+                raise ValueError(
+                    f"{name}: {len(values)} item(s) for {len(texts)} text(s); give one per text, or a list of lists for several"
+                )
+            data |= self._media(name, values)
+        rows = [self._row(row, t, given) for row, t in enumerate(texts)]
+        longest, left = max(map(len, rows)), settings.get("padding_side", self.tokenizer.padding_side) == "left"
+        pads = [longest - len(row) for row in rows]
+        data["input_ids"] = torch.tensor(
+            [[self.pad_id] * p + r if left else r + [self.pad_id] * p for r, p in zip(rows, pads, strict=True)]
+        )
+        ones = [[0] * p + [1] * len(r) if left else [1] * len(r) + [0] * p for r, p in zip(rows, pads, strict=True)]
+        data["attention_mask"] = torch.tensor(ones)
+        return BatchFeature(data)
+
+    def _first(self, modality: str) -> str:
+        for name, spec in self.inputs.items():
+            if spec["modality"] == modality:
+                return name
+        raise TypeError(f"this model reads no {modality}; its inputs are: {', '.join(self.inputs)}")
+
+    def _media(self, name: str, values: list[Any]) -> dict[str, Tensor]:
+        """One input's rows (None: absent; a list: several items) -> its tensors and index, under the model's argument names."""
+        modality, opened, index = self.modalities[name], [], []
+        for value in values:
+            items = value if isinstance(value, list) else [] if value is None else [value]
+            index.append([len(opened) + i for i in range(len(items))])
+            opened += [modality.open(item)[0] for item in items]
+        if not opened:
+            raise BadInput("all_missing", f"{name}: every row is empty; leave the input out instead", input=name)
+        most = max(map(len, index))
+        tensors = {argument(self.inputs, name, key): value for key, value in modality.collate(opened).items()}
+        return {**tensors, f"{name}_index": torch.tensor([row + [-1] * (most - len(row)) for row in index])}
+
+    def _row(self, row: int, text: str, given: Mapping[str, list[Any]]) -> list[int]:
+        """Token ids of one text: placeholders in it are expanded; an input without one stands where the layout says."""
+        loose: list[int] = []
+        for name, count in self.placeholder_counts.items():
+            value = given.get(name, [None] * (row + 1))[row]
+            items = len(value) if isinstance(value, list) else int(value is not None)
+            if placeholder(name) in text:
+                text = text.replace(placeholder(name), placeholder(name) * count)
+            else:
+                loose += [self.placeholder_id(name)] * (count * items)
+        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        body = loose + ids if self.placeholders_first else ids + loose
+        return [*self.start_ids, *body, *self.close_ids]
+
+    @property
+    def model_input_names(self) -> list[str]:
+        tensors = [argument(self.inputs, name, key) for name, modality in self.modalities.items() for key in modality.tensors]
+        return ["input_ids", "attention_mask", *tensors, *(f"{name}_index" for name in self.modalities)]
+
+
+def placeholder(name: str) -> str:
+    """The special token that stands for an input's tokens."""
+    return f"<{name}>"
+
+
+def argument(inputs: Mapping[str, Mapping[str, Any]], name: str, tensor: str) -> str:
+    """The model's argument for one tensor of an input: `pixel_values` for the first image, `NAME_pixel_values` for further ones."""
+    same = [other for other, spec in inputs.items() if spec["modality"] == inputs[name]["modality"]]
+    return tensor if same[0] == name else f"{name}_{tensor}"
+
+
+def learn_tokenizer(texts: Iterable[str], *, kind: str, vocab_size: int, placeholders: Sequence[str]) -> PreTrainedTokenizerFast:
+    """A tokenizer of the training text: `words` (lower-cased, punctuation apart) or `bpe` (byte pairs)."""
+    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+
+    special = [*SPECIAL.values(), *placeholders]
+    if kind == "words":
+        inner = Tokenizer(models.WordLevel(unk_token=SPECIAL["unk_token"]))
+        inner.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
+        word = Regex(r"▁?[\p{L}\p{N}_]+|▁?[^\p{L}\p{N}_▁]")  # a word or one other character, with the space ahead of it
+        inner.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Metaspace(split=False), pre_tokenizers.Split(word, "isolated")])
+        inner.decoder = decoders.Metaspace()
+        trainer: Any = trainers.WordLevelTrainer(vocab_size=vocab_size, special_tokens=special, show_progress=False)
+    else:
+        inner = Tokenizer(models.BPE())
+        inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        inner.decoder = decoders.ByteLevel()
+        alphabet = pre_tokenizers.ByteLevel.alphabet()
+        trainer = trainers.BpeTrainer(vocab_size=vocab_size, special_tokens=special, initial_alphabet=alphabet, show_progress=False)
+    inner.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=inner, additional_special_tokens=list(placeholders), clean_up_tokenization_spaces=False, **SPECIAL
+    )

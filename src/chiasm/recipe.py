@@ -1,0 +1,395 @@
+"""The recipe: one YAML file says what is read, what reads it, where it meets, what is learned and how. These are its types.
+
+Every section is typed and closed: an unknown key is an error. The sections that name a component (inputs, encoders, connector,
+backbone, fusion, tasks) collect the component's own keys in `options`; `recipe_check.py` compares them with the component's `Options`.
+A bare word stands for the section's main key: `image: image` is `image: {modality: image}`, `connector: mlp` is `connector: {type: mlp}`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path as FilePath
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator, model_serializer, model_validator
+
+from chiasm.components import did_you_mean
+from chiasm.recipe_errors import RecipeProblems, explain
+from chiasm.recipe_override import apply_overrides
+from chiasm.recipe_paths import anchor
+from chiasm.recipe_yaml import Document, dump, parse_document, read_document
+from chiasm.types import RecipeError
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+PositiveInt = Annotated[int, Field(ge=1)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class Spec(BaseModel):
+    """A closed section of a recipe."""
+
+    model_config = ConfigDict(
+        extra="forbid", strict=True, frozen=True, allow_inf_nan=False, use_attribute_docstrings=True, protected_namespaces=()
+    )
+    shorthand: ClassVar[str] = ""  # the key that a bare word stands for
+
+    @model_validator(mode="before")
+    @classmethod
+    def _expand(cls, data: Any) -> Any:
+        return {cls.shorthand: data} if isinstance(data, str) and cls.shorthand else data
+
+
+class OpenSpec(Spec):
+    """A section that names a component; the keys it does not know are the component's and are kept in `options`."""
+
+    options: dict[str, Any] = Field(default_factory=dict)
+    """The component's own keys; written straight into the section, not under `options`."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _collect(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping):
+            return data
+        own = {k: v for k, v in data.items() if k in cls.model_fields and k != "options"}
+        rest = {k: v for k, v in data.items() if k not in cls.model_fields}
+        return {**own, "options": {**data.get("options", {}), **rest}}
+
+    @model_serializer(mode="wrap")
+    def _flatten(self, handler: Any) -> dict[str, Any]:
+        data = handler(self)
+        options = data.pop("options")
+        return {**data, **options}
+
+
+class Lora(Spec):
+    """Low-rank adapters (peft)."""
+
+    rank: PositiveInt = 16
+    """Width of the adapters."""
+    alpha: Annotated[float, Field(gt=0)] | None = None
+    """Scale of the adapters; twice the rank where not given."""
+    dropout: Fraction = 0.0
+    """Dropout in front of the adapters."""
+    targets: list[str] | None = None
+    """Names of the layers to adapt; all linear layers where not given."""
+
+
+class LoraTrain(Spec):
+    """`train: {lora: {rank: 16}}`."""
+
+    lora: Lora = Field(default_factory=Lora)
+    """The adapters' settings."""
+
+
+Trainable = Literal["all", "none"] | PositiveInt | LoraTrain  # a number: only the last n layers
+
+
+class InputSpec(OpenSpec):
+    """One column that is read: `image: image`, or `image: {modality: image, size: 64}`."""
+
+    shorthand: ClassVar[str] = "modality"
+    modality: str
+    """How the column is opened: image, audio, text, table, features, ... Where it is not given, the input's own name."""
+
+
+class ConnectorSpec(OpenSpec):
+    """The width and length adapter behind an encoder."""
+
+    shorthand: ClassVar[str] = "type"
+    type: str = "linear"
+    """linear, mlp, or another component."""
+
+
+class EncoderSpec(OpenSpec):
+    """What turns one modality (or one input, where the key is an input's name) into tokens."""
+
+    shorthand: ClassVar[str] = "model"
+    type: str | None = None
+    """The encoder component; the modality's own where not given."""
+    model: str | None = None
+    """A pretrained name (Hub or folder), or another run."""
+    arch: str | None = None
+    """A transformers architecture to build fresh; its configuration's keys may follow."""
+    connector: ConnectorSpec = Field(default_factory=ConnectorSpec)
+    """What adapts the encoder's tokens to the backbone."""
+    train: Trainable = "all"
+    """The most that may train: all, none, the last n layers, or {lora: {rank: n}}."""
+
+
+class TokenizerSpec(Spec):
+    """A tokenizer learned from the training text."""
+
+    shorthand: ClassVar[str] = "type"
+    type: Literal["words", "bpe"]
+    """Whole words, or byte pairs."""
+    vocab_size: PositiveInt = 8192
+    """The most entries it may have."""
+
+
+class BackboneSpec(OpenSpec):
+    """The model that reads the tokens: pretrained (`model`), fresh (`arch`), or latents where neither is given."""
+
+    shorthand: ClassVar[str] = "model"
+    kind: str | None = None
+    """causal, bidirectional, latent, ...; found out from the model where not given."""
+    model: str | None = None
+    """A pretrained name (Hub or folder), or another run."""
+    arch: str | None = None
+    """A transformers architecture to build fresh; its configuration's keys may follow."""
+    tokenizer: TokenizerSpec | str | None = None
+    """A pretrained tokenizer's name, or {type: words|bpe, vocab_size: n}; the model's own where not given."""
+    train: Trainable = "all"
+    """The most that may train: all, none, the last n layers, or {lora: {rank: n}}."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _word(cls, data: Any) -> Any:
+        if isinstance(data, Mapping) and data.get("tokenizer") in ("words", "bpe"):
+            return {**data, "tokenizer": {"type": data["tokenizer"]}}
+        return data
+
+
+class FusionSpec(OpenSpec):
+    """Where the inputs meet."""
+
+    shorthand: ClassVar[str] = "type"
+    type: str = "early"
+    """early, cross_attention, gated_cross_attention, late, hybrid, none, or another component."""
+
+
+class TaskSpec(OpenSpec):
+    """What is learned: an objective with its prompt, target and head."""
+
+    shorthand: ClassVar[str] = "type"
+    type: str
+    """generate, classify, regress, contrast, or another component."""
+    weight: Annotated[float, Field(ge=0)] = 1.0
+    """The task's share of the total loss."""
+
+
+class JoinSpec(Spec):
+    """A second table whose columns are added to every record with the same key."""
+
+    file: str
+    """The table."""
+    key: str
+    """The column that both have."""
+
+
+class SplitSpec(Spec):
+    """Where the records of one split come from."""
+
+    shorthand: ClassVar[str] = "file"
+    file: str
+    """A file or folder, a Hub data set, or a split's name of a built-in set."""
+    join: JoinSpec | None = None
+    """A second table for this split."""
+
+
+class DataSpec(Spec):
+    """Where the records come from."""
+
+    shorthand: ClassVar[str] = "builtin"
+    builtin: str | None = None
+    """A built-in data set, e.g. scenes; its splits need not be named."""
+    root: str | None = None
+    """The folder that the splits' files are in; media paths may not leave it."""
+    train: SplitSpec | None = None
+    """What is learned from."""
+    validation: SplitSpec | None = None
+    """What the best checkpoint is chosen by."""
+    test: SplitSpec | None = None
+    """What is reported."""
+    splits: dict[Name, SplitSpec] = Field(default_factory=dict)
+    """Further splits by name."""
+    group_by: str | None = None
+    """A column (a patient, a speaker) whose values never stand in two splits."""
+    join: JoinSpec | None = None
+    """A second table for all splits."""
+    seed: int = 0
+    """Of what a built-in set draws, and of a split made from the training data."""
+
+    def named(self) -> dict[str, SplitSpec]:
+        """Every split that is given, by name."""
+        own = {name: getattr(self, name) for name in ("train", "validation", "test")}
+        return {name: split for name, split in {**own, **self.splits}.items() if split is not None}
+
+
+class StageSpec(Spec):
+    """One part of the training. It ends at whichever of epochs, steps and max_minutes comes first."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_-]*$")] = "main"
+    """For messages, logs and overrides (`stages.NAME.steps=10`)."""
+    epochs: PositiveInt | None = None
+    """Passes over the data; 1 where neither steps nor max_minutes is given."""
+    steps: PositiveInt | None = None
+    """Optimizer steps."""
+    max_minutes: Annotated[float, Field(gt=0)] | None = None
+    """Wall time. The schedule follows it, so a stage that ends by time cannot be repeated to the bit."""
+    batch_size: PositiveInt = 32
+    """Rows of one micro-batch."""
+    accumulate: PositiveInt = 1
+    """Micro-batches of one optimizer step."""
+    learning_rate: Annotated[float, Field(gt=0)] = 3e-4
+    """The highest learning rate."""
+    warmup: Fraction | None = None
+    """Fraction of the steps over which the learning rate rises; train.warmup where not given."""
+    train: list[str] | None = None
+    """Parts that train, e.g. [encoders.image.connector, fusion]; every part that may, where not given."""
+    tasks: list[str] | None = None
+    """Tasks that are learned; all where not given."""
+    data: str = "train"
+    """The split that is learned from."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_epoch(cls, data: Any) -> Any:
+        if isinstance(data, Mapping) and not any(data.get(key) is not None for key in ("epochs", "steps", "max_minutes")):
+            return {**data, "epochs": 1}
+        return data
+
+
+class TrainSpec(Spec):
+    """How it is trained, for all stages."""
+
+    seed: int = 0
+    """Of the weights, the order and the augmentation."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:N or mps."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """auto: bf16 where the machine is faster with it."""
+    num_workers: Annotated[int, Field(ge=0)] = 0
+    """Processes that read and decode; the result does not depend on it."""
+    save_every: PositiveInt | None = None
+    """Steps between checkpoints; about every minute where not given, and always at the end of a stage."""
+    keep_last: PositiveInt = 2
+    """Checkpoints that are kept."""
+    evaluate_every: PositiveInt | None = None
+    """Steps between validations; at the end of every epoch where not given."""
+    best: str | None = None
+    """What picks the kept weights, e.g. "validation answer.exact_match"; the last weights where not given."""
+    early_stopping: PositiveInt | None = None
+    """Stop after this many validations without a better `best`."""
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """How the learning rate falls."""
+    warmup: Fraction = 0.05
+    """Fraction of a stage's steps over which the learning rate rises."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    """Of matrices; norms, biases and embeddings have none."""
+    clip: Annotated[float, Field(gt=0)] | None = 1.0
+    """The largest gradient norm; null: no limit."""
+    modality_dropout: Fraction | dict[Name, Fraction] = 0.0
+    """How often an input is hidden in training: for all, or {input: p}."""
+    group_rows: PositiveInt = 8
+    """The most rows of one picture or clip in a batch."""
+    bad_samples: Literal["quarantine", "error"] = "quarantine"
+    """What happens to a sample that cannot be read."""
+    max_bad: Fraction | None = None
+    """Stop where more than this fraction of the samples read is bad."""
+
+    @field_validator("device")
+    @classmethod
+    def _device(cls, device: str) -> str:
+        if not re.fullmatch(r"auto|cpu|mps|cuda(:[0-9]+)?", device):
+            raise ValueError(f"'{device}' is not allowed; allowed: auto, cpu, cuda, cuda:0, mps")
+        return device
+
+
+class Recipe(Spec):
+    """A whole recipe, resolved: every default is filled in."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")] = "recipe"
+    """Names the run's folder; the file's name where not given."""
+    inputs: Annotated[dict[Name, InputSpec], Field(min_length=1)]
+    """The columns that are read: name -> modality."""
+    encoders: dict[Name, EncoderSpec] = Field(default_factory=dict)
+    """One per modality that the backbone does not read itself; a key may also be an input's name."""
+    backbone: BackboneSpec = Field(default_factory=BackboneSpec)
+    """The model that reads the tokens."""
+    fusion: FusionSpec = Field(default_factory=FusionSpec)
+    """Where the inputs meet."""
+    tasks: Annotated[dict[Name, TaskSpec], Field(min_length=1)]
+    """What is learned."""
+    data: DataSpec = Field(default_factory=DataSpec)
+    """Where the records come from."""
+    stages: Annotated[list[StageSpec], Field(min_length=1)] = Field(default_factory=lambda: [StageSpec()])
+    """The parts of the training, in order."""
+    train: TrainSpec = Field(default_factory=TrainSpec)
+    """How it is trained."""
+
+    _document: Document = PrivateAttr(default_factory=lambda: Document({}, "recipe"))
+
+    @model_validator(mode="before")
+    @classmethod
+    def _shorthands(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping):
+            return data
+        data = dict(data)
+        if isinstance(data.get("stages"), Mapping):
+            data["stages"] = [data["stages"]]
+        if isinstance(data.get("inputs"), Mapping):
+            data["inputs"] = {k: {"modality": k, **v} if isinstance(v, Mapping) else v for k, v in data["inputs"].items()}
+        return data
+
+    @property
+    def document(self) -> Document:
+        """The text this came from, for messages with a line."""
+        return self._document
+
+    def encoder_for(self, name: str) -> EncoderSpec | None:
+        """The encoder of input `name`: its own, else its modality's, else None."""
+        return self.encoders.get(name) or self.encoders.get(self.inputs[name].modality)
+
+    def to_yaml(self) -> str:
+        """The resolved recipe as text; reads back equal."""
+        return dump(self.model_dump(exclude_none=True))
+
+
+def load_recipe(recipe: FilePath | str | Mapping[str, Any] | Recipe, overrides: Sequence[str] = ()) -> Recipe:
+    """A recipe file, the name of a shipped recipe, or a mapping -> Recipe. `overrides` are `key=value`, e.g. `stages.0.steps=10`.
+
+    Raises RecipeProblems: one line about the first problem, and all of them in `.problems`.
+    """
+    if isinstance(recipe, Recipe):
+        recipe = recipe.model_dump(exclude_none=True)
+    from_file = not isinstance(recipe, Mapping)
+    if isinstance(recipe, Mapping):
+        document = parse_document(dump(dict(recipe)))
+        document.places = {}
+    else:
+        document = read_document(find_recipe(str(recipe)))
+    if not isinstance(document.data, dict):
+        raise RecipeError(f"{document.file}: a recipe is a mapping with the keys {', '.join(Recipe.model_fields)}")
+    stem = FilePath(document.file).stem
+    document.data.setdefault("name", stem if stem.replace("-", "").replace("_", "").isalnum() else "recipe")
+    anchor(document.data, FilePath(document.file).parent if from_file else FilePath())
+    apply_overrides(document, overrides, Recipe)
+    anchor(document.data, FilePath())
+    try:
+        loaded = Recipe.model_validate(document.data)
+    except ValidationError as error:
+        raise RecipeProblems(explain(error, document, Recipe)) from None
+    loaded._document = document
+    return loaded
+
+
+def recipe_folder() -> FilePath:
+    """The folder of the shipped recipes: inside the package where it is installed, at the top of a checkout else."""
+    package = FilePath(__file__).parent
+    inside = package / "recipes"
+    return inside if inside.is_dir() else package.parents[1] / "recipes"
+
+
+def find_recipe(name: str) -> FilePath:
+    """A path as it is, or the file of a shipped recipe."""
+    path = FilePath(name)
+    shipped = {file.stem: file for file in recipe_folder().glob("*.yaml")}
+    if path.is_file() or (path.exists() and name not in shipped):
+        return path
+    if name in shipped:
+        return shipped[name]
+    if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
+        near = [file.name for file in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
+        raise RecipeError(f"{name}: no such file{did_you_mean(path.name, near)}")
+    raise RecipeError(f"no recipe file or shipped recipe '{name}'{did_you_mean(name, shipped)} (`chiasm recipes` lists them)")

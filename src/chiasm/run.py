@@ -1,0 +1,324 @@
+"""A run: the folder a recipe makes. `train` fills one, `load` opens one; the methods of Run are the verbs of the command line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForMultimodalLM, AutoProcessor
+
+from chiasm.components import did_you_mean
+from chiasm.data.collate import Collator
+from chiasm.data.opening import open_file, open_source, split_names
+from chiasm.data.sources.base import Source
+from chiasm.data.split import Split
+from chiasm.evaluation.baselines import Baseline, majority, question_only
+from chiasm.evaluation.evaluate import evaluate
+from chiasm.evaluation.result import Evaluation, plain, read_json
+from chiasm.recipe import Recipe, load_recipe
+from chiasm.recipe_check import check_components
+from chiasm.report.gather import gather
+from chiasm.report.html import write_report
+from chiasm.training.loop import train as run_training
+from chiasm.training.materials import assemble, open_split, rows_of, split_of
+from chiasm.training.precision import pick_device
+from chiasm.types import BadSample, ChiasmError, Opened, Prediction, RecipeError, Sample
+
+BASELINE_ROWS = 200_000  # training rows that the blind baselines are counted on
+PREDICT_ROWS = 256  # rows of one batch at use
+
+Progress = Callable[[int, int], None]
+
+
+def train(
+    recipe: str | Path | Mapping[str, Any] | Recipe,
+    *,
+    output: str | Path | None = None,
+    resume: bool = False,
+    overrides: Sequence[str] = (),
+    progress: bool = True,
+) -> Run:
+    """Train a recipe (a file, a shipped name, a mapping) into a run folder, evaluate it on its test splits, and write its report.
+
+    `overrides` are `key=value`. The folder is runs/NAME where `output` is not given. Raises RecipeError for what cannot be run as it stands.
+    """
+    resolved = resolve_paths(load_recipe(recipe, overrides), Path(recipe).parent if isinstance(recipe, str | Path) else Path())
+    check_components(resolved)
+    folder = Path(output) if output is not None else Path("runs") / resolved.name
+    run_training(resolved, output=folder, resume=resume, progress=progress, build=assemble)
+    run = load(folder)
+    for split in run.test_splits():
+        run.evaluate(split, write=True)
+    run.write_report()
+    return run
+
+
+def load(folder: str | Path) -> Run:
+    """Open a run folder that `train` made."""
+    folder = Path(folder)
+    if not (folder / "recipe.yaml").is_file():
+        known = [str(p.parent) for p in folder.parent.glob("*/recipe.yaml")] if folder.parent.is_dir() else []
+        raise ChiasmError(f"{folder}: not a run folder (it has no recipe.yaml){did_you_mean(str(folder), known)}")
+    if not (folder / "model" / "config.json").is_file():
+        raise ChiasmError(f"{folder}: training has not finished; go on with chiasm train {folder}/recipe.yaml --output {folder} --resume")
+    return Run(folder)
+
+
+class Run:
+    """A trained model with its recipe and its figures."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.recipe = load_recipe(folder / "recipe.yaml")
+        self.model: Any = AutoModelForMultimodalLM.from_pretrained(folder / "model", use_safetensors=True)
+        self.processor: Any = AutoProcessor.from_pretrained(folder / "model")
+        self.model.processor = self.processor
+        self.model.to(pick_device(self.recipe.train.device)).eval()
+        self.text_inputs = [name for name, spec in self.recipe.inputs.items() if spec.modality == "text"]
+        self._splits: dict[str, Split] = {}
+
+    @property
+    def metrics(self) -> dict[str, dict[str, float]]:
+        """RUN/metrics.json: split -> key -> figure."""
+        return read_json(self.folder / "metrics.json")
+
+    @property
+    def tasks(self) -> dict[str, Any]:
+        return self.model.tasks
+
+    def test_splits(self) -> list[str]:
+        """The splits that are reported: those called test..., else validation."""
+        names = split_names(self.recipe.data)
+        return [name for name in names if name.startswith("test")] or [name for name in names if name == "validation"]
+
+    # ---- verbs
+
+    def answer(self, *, task: str | None = None, **inputs: Any) -> Any:
+        """One prediction: `run.answer(image="cat.png", question="what colour is the cat ?")`.
+
+        Media are paths, bytes, arrays or PIL images. `task` is needed only where several tasks read the same inputs; else the first that
+        reads exactly the texts that are given answers. Raises ChiasmError for an input that the run does not read, BadInput for one it cannot use.
+        """
+        return self.predict([inputs], task=task)[0].output
+
+    def predict(self, rows: Iterable[Mapping[str, Any]], *, task: str | None = None) -> list[Prediction]:
+        """Predictions for rows of inputs, in order; raises for the first row that cannot be used."""
+        parts = [self._inputs(row) for row in rows]
+        if not parts:
+            return []
+        chosen = self.tasks[self._named(task)] if task else self._task_for(parts[0])
+        samples = [Sample(str(i), part, file="inputs", line=i + 1, root="/") for i, part in enumerate(parts)]
+        opened = split_of(self.recipe, _Given(samples), self.processor).open_rows(range(len(samples)))
+        for row in opened:
+            if isinstance(row, BadSample):
+                raise ChiasmError(f"{row.input or 'input'}: {row.message} ({row.reason})")
+        return [p for start in range(0, len(opened), PREDICT_ROWS) for p in self._predict(chosen, opened[start : start + PREDICT_ROWS])]
+
+    def predict_file(self, source: str | Path, output: str | Path, *, progress: Progress | None = None) -> dict[str, int]:
+        """Predict every record of a file into a jsonl: {id, task, output, score, ...}, or {id, error, reason} where one cannot be used."""
+        split = split_of(self.recipe, open_file(source), self.processor)
+        counts = {"predicted": 0, "refused": 0}
+        output = Path(output)
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with output.open("w", encoding="utf-8") as file:
+            for start in range(0, len(split), PREDICT_ROWS):
+                indices = range(start, min(len(split), start + PREDICT_ROWS))
+                for line in self._lines(split.open_rows(indices)):
+                    counts["refused" if "error" in line else "predicted"] += 1
+                    file.write(json.dumps(plain(line), ensure_ascii=False) + "\n")
+                if progress is not None:
+                    progress(indices.stop, len(split))
+        return counts
+
+    def evaluate(
+        self, split: str = "test", *, data: str | Path | None = None, progress: Progress | None = None, write: bool | None = None
+    ) -> Evaluation:
+        """Score every task that has targets there, with each input shuffled and missing. `data`: a file of your own instead of a split.
+
+        Written to the run's metrics.json unless `data` is given or `write` is False.
+        """
+        opened = split_of(self.recipe, open_file(data), self.processor) if data is not None else self.split(split)
+        found = evaluate(self.model, self.processor, opened, self._scored(opened), baselines=self.baselines(), progress=progress)
+        if write if write is not None else data is None:
+            found.write(self.folder, split)
+        return found
+
+    def write_report(self) -> Path:
+        """RUN/report.html with pictures, answers and retrieval rows of the first test split."""
+        names = self.test_splits()
+        samples, retrieval = gather(self, names[0]) if names else ([], [])
+        count = sum(p.numel() for p in self.model.parameters())
+        return write_report(self.folder, facts={"Parameters": f"{count:,}"}, samples=samples, retrieval=retrieval)
+
+    def examples(self, count: int = 8) -> list[str]:
+        """A few answers of the first test split, as lines."""
+        names = [name for name in self.test_splits() if (self.folder / "predictions" / f"{name}.jsonl").is_file()]
+        if not names:
+            return []
+        rows = [json.loads(line) for line in (self.folder / "predictions" / f"{names[0]}.jsonl").read_text("utf-8").splitlines()[: 40 * count]]
+        split, lines = self.split(names[0]), []
+        index = {split.source.origin(i)[0]: i for i in range(min(len(split), 4000))}
+        for row in rows[:: max(1, len(rows) // count)][:count]:
+            if row["id"] in index:
+                parts = split.read(index[row["id"]]).parts
+                asked = " ".join(str(parts[name]) for name in self.text_inputs if parts.get(name))
+                mark = "" if row["target"] is None else "  ok" if row["output"] == row["target"] else f"  (right: {row['target']})"
+                lines.append(f"  {row['task']}: {asked or '-'} -> {row['output']}{mark}")
+        return lines
+
+    # ---- what the verbs share
+
+    def baselines(self) -> dict[str, list[Baseline]]:
+        """What an answerer that never looks would say, per task that predicts one column, counted on the training rows."""
+        found: dict[str, list[Baseline]] = {}
+        stage = self.recipe.stages[-1]
+        try:
+            source = open_source(self.recipe.data, stage.data)
+        except RecipeError:
+            return found  # the training data is not on this machine: no baseline, the scores stand alone
+        for name, task in self.tasks.items():
+            if len(task.targets) != 1 or task.view != "fused" or (stage.tasks and name not in stage.tasks):
+                continue
+            texts = [text for text in task.reads if task.declared[text] == "text"]
+            rows = [(s.parts, s.parts[task.targets[0]]) for s in rows_of(source, BASELINE_ROWS) if task.wants(s)]
+            if rows:
+                found[name] = [majority(rows), *([question_only(rows, texts)] if texts and getattr(task, "prompt", None) else [])]
+        return found
+
+    def split(self, name: str) -> Split:
+        """A split of the recipe's data; ChiasmError names the nearest where there is none."""
+        known = split_names(self.recipe.data)
+        if name not in known:
+            raise ChiasmError(f"this run's data has no split '{name}'{did_you_mean(name, known)}")
+        if name not in self._splits:
+            self._splits[name] = open_split(self.recipe, name, self.processor)
+        return self._splits[name]
+
+    def _scored(self, split: Split) -> list[Any]:
+        """The tasks that some row of the split has targets for."""
+        columns = set(split.source.columns)
+        return [task for task in self.tasks.values() if set(task.targets) <= columns | set(self.recipe.inputs)]
+
+    def _inputs(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """A row's values under the recipe's input names; an unknown name is an error, but `image=` finds the only image input."""
+        parts = {}
+        for key, value in row.items():
+            same = [name for name, spec in self.recipe.inputs.items() if spec.modality == key]
+            texts = [name for name, spec in self.recipe.inputs.items() if spec.modality == "text"]
+            if key in self.recipe.inputs:
+                name = key
+            elif len(same) == 1:
+                name = same[0]
+            elif key == "question" and len(texts) == 1:
+                name = texts[0]
+            elif key in self._table_columns():
+                parts[key] = value
+                continue
+            else:
+                raise ChiasmError(f"this run reads no '{key}'{did_you_mean(key, self.recipe.inputs)}; its inputs: {', '.join(self.recipe.inputs)}")
+            media = self.recipe.inputs[name].modality in ("image", "audio", "video")
+            if media and isinstance(value, str | Path):
+                value = str(Path(value).absolute())
+            column = self.recipe.inputs[name].options.get("column", name)
+            parts |= value if isinstance(value, Mapping) else {column: value}
+        return parts
+
+    def _table_columns(self) -> set[str]:
+        """Columns that a table input gathers; they are given by their own names."""
+        found: set[str] = set()
+        for modality in self.processor.modalities.values():
+            found |= {*getattr(modality, "number_columns", ()), *getattr(modality, "category_columns", ())}
+        return found
+
+    def _named(self, task: str) -> str:
+        if task not in self.tasks:
+            raise ChiasmError(f"this run has no task '{task}'{did_you_mean(task, self.tasks)}")
+        return task
+
+    def _task_for(self, parts: Mapping[str, Any]) -> Any:
+        """The first task whose prompt reads exactly the texts that are given, else the first that predicts."""
+        usable = [task for task in self.tasks.values() if task.view == "fused"]
+        if not usable:
+            raise ChiasmError(f"this run has no task that answers; its tasks: {', '.join(self.tasks)}")
+        given = {name for name in self.text_inputs if parts.get(self.recipe.inputs[name].options.get("column", name)) is not None}
+        exact = [task for task in usable if {name for name in task.reads if task.declared[name] == "text"} == given]
+        return (exact or usable)[0]
+
+    def _predict(self, task: Any, opened: Sequence[Opened | BadSample]) -> list[Prediction]:
+        step = Collator([task], self.processor, unlabelled=True)(opened)
+        if step.bad:
+            raise ChiasmError(f"{step.bad[0].input or 'input'}: {step.bad[0].message} ({step.bad[0].reason})")
+        step = step.to(self.model.device)
+        with torch.no_grad():
+            streams = self.model.encode(step.pool)
+            return [p for batch in step.batches for p in task.predict(self.model, batch, streams)]
+
+    def _lines(self, opened: Sequence[Opened | BadSample]) -> list[dict[str, Any]]:
+        """What `predict_file` writes for some rows, in their order; a row is answered by the task that reads exactly its texts."""
+        groups: dict[str, list[Opened]] = {}
+        lines: dict[str, dict[str, Any]] = {}
+        for row in opened:
+            if isinstance(row, BadSample):
+                lines[row.id] = {"id": row.id, "error": row.message, "reason": row.reason, "input": row.input, "line": row.line}
+            else:
+                groups.setdefault(self._task_for(row.sample.parts).name, []).append(row)
+        for name, rows in groups.items():
+            step = Collator([self.tasks[name]], self.processor, unlabelled=True)(rows)
+            lines |= {bad.id: {"id": bad.id, "error": bad.message, "reason": bad.reason, "input": bad.input, "line": bad.line} for bad in step.bad}
+            refused = {bad.id for bad in step.bad}
+            kept = [row for row in rows if row.sample.id not in refused]
+            for prediction in self._predict(self.tasks[name], kept) if kept else []:
+                answer = {"id": prediction.id, "task": name, "output": prediction.output, "score": prediction.score}
+                lines[prediction.id] = answer | ({"probabilities": prediction.probabilities} if prediction.probabilities else {})
+        return [lines[row.id if isinstance(row, BadSample) else row.sample.id] for row in opened]
+
+
+class _Given(Source):
+    """Rows that a caller hands over."""
+
+    def __init__(self, samples: Sequence[Sample]):
+        self.samples = samples
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def read(self, index: int) -> Sample:
+        return self.samples[index]
+
+    def origin(self, index: int) -> tuple[str, str, int | None]:
+        return self.samples[index].id, "inputs", index + 1
+
+    @property
+    def columns(self) -> list[str]:
+        return list({column for sample in self.samples for column in sample.parts})
+
+
+def resolve_paths(recipe: Recipe, beside: Path) -> Recipe:
+    """Files of the data, found from the current folder or from the recipe's own, as absolute paths, so that the run can be used from anywhere."""
+
+    def found(name: str) -> str:
+        root = Path(recipe.data.root) if recipe.data.root else Path()
+        for base in (root, beside / root):
+            if (base / name).exists():
+                return str((base / name).resolve())
+        return name
+
+    def resolved(split: Any) -> Any:
+        join = split.join and split.join.model_copy(update={"file": found(split.join.file)})
+        return split.model_copy(update={"file": found(split.file), "join": join})
+
+    if recipe.data.builtin:
+        return recipe
+    own = {name: resolved(split) for name in ("train", "validation", "test") if (split := getattr(recipe.data, name)) is not None}
+    update = {**own, "splits": {name: resolved(split) for name, split in recipe.data.splits.items()}}
+    if recipe.data.join:
+        update["join"] = recipe.data.join.model_copy(update={"file": found(recipe.data.join.file)})
+    if recipe.data.root:
+        update["root"] = next((str(p.resolve()) for p in (Path(recipe.data.root), beside / recipe.data.root) if p.exists()), recipe.data.root)
+    document, recipe = recipe.document, recipe.model_copy(update={"data": recipe.data.model_copy(update=update)})
+    recipe._document = document
+    return recipe
+

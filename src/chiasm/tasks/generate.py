@@ -1,0 +1,99 @@
+"""Write text: answers, captions, dialogue. The loss is taken on target tokens only, and so are the logits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from chiasm.tasks.base import FIELD, LossParts, PromptedTask, Template, is_missing, pad
+from chiasm.tasks.base import Options as BaseOptions
+from chiasm.types import Batch, Prediction, Sample, Streams
+
+
+class Generate(PromptedTask):
+    """Cross-entropy of the next token over the target "{answer}" given the prompt; greedy decoding unless `generation` says otherwise."""
+
+    class Options(BaseOptions):
+        prompt: str | None = None
+        """What the model reads, e.g. "Question: {question} Answer:". All text inputs in order, if not given."""
+        target: str
+        """What it writes, e.g. "{answer}"."""
+        generation: dict[str, Any] = {}
+        """Passed to transformers' generate: max_new_tokens, num_beams, do_sample, ..."""
+        metrics: tuple[str, ...] = ("exact_match",)
+        """How predictions are scored; the first is the primary."""
+
+    def __init__(self, name: str, options: Any, inputs: Mapping[str, str]):
+        super().__init__(name, options, inputs)
+        self.target = Template(options.target, f"tasks.{name}.target", {}, extra=FIELD.findall(options.target))
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        return self.target.fields
+
+    @property
+    def words(self) -> list[str]:
+        return self.prompt.literals + self.target.literals
+
+    def wants(self, sample: Sample) -> bool:
+        texts = [name for name in self.prompt.fields if self.declared[name] == "text"]
+        return super().wants(sample) and (not texts or any(not is_missing(sample.parts.get(name)) for name in texts))
+
+    def collate(self, samples: Sequence[Sample], processor: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        prompts = self.prompts(samples, processor)
+        texts = [self.target.render(sample.parts) if super(Generate, self).wants(sample) else None for sample in samples]
+        lead = " " if self.prompt.pieces else ""
+        answers = [[*ids, processor.end_id] for ids in processor.encode([lead + (text or "") for text in texts], user=True)]
+        ids, mask = pad([p + a for p, a in zip(prompts, answers, strict=True)], processor.pad_id)
+        labels = torch.full_like(ids, -100)
+        for row, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
+            labels[row, len(prompt) : len(prompt) + len(answer)] = torch.tensor(answer)
+        lengths = torch.tensor([len(p) for p in prompts])
+        weight = float(sum(map(len, answers)))
+        return {"input_ids": ids, "attention_mask": mask}, {"labels": labels, "prompt_lengths": lengths, "texts": texts, "weight": weight}
+
+    def loss(self, model: Any, batch: Batch, streams: Streams) -> LossParts:
+        logits, labels = self.labelled(model, batch, streams)
+        total = functional.cross_entropy(logits.float(), labels, reduction="sum")
+        with torch.no_grad():
+            right = (logits.argmax(-1) == labels).float().mean()
+        return LossParts(total, {"token_accuracy": right})
+
+    def labelled(self, model: Any, batch: Batch, streams: Streams) -> tuple[Tensor, Tensor]:
+        """(logits [labels, vocabulary], labels) at the positions that are predicted, and nowhere else."""
+        fused = model.fuse(batch.inputs, streams)
+        following = batch.targets["labels"][:, 1:]
+        chosen = following != -100
+        return model.text_logits(fused, chosen), following[chosen]
+
+    def outputs(self, model: Any, batch: Batch, streams: Streams) -> Tensor:
+        fused = model.fuse(batch.inputs, streams)
+        labels = batch.targets["labels"][:, 1:]
+        first = (labels != -100).int().argmax(1)  # the first answer token of each row: it has seen the whole prompt and no answer
+        chosen = torch.zeros_like(labels, dtype=torch.bool)
+        chosen[torch.arange(len(first), device=labels.device), first] = True
+        return model.text_logits(fused, chosen)
+
+    @torch.no_grad()
+    def predict(self, model: Any, batch: Batch, streams: Streams) -> list[Prediction]:
+        ids, mask = prompts_left_padded(batch, model.config.pad_token_id)
+        settings = {"max_new_tokens": 32, "do_sample": False, **self.options.generation}
+        settings["max_new_tokens"] = max(1, min(settings["max_new_tokens"], model.model.max_length - ids.shape[1]))
+        inputs = {**batch.inputs, "input_ids": ids, "attention_mask": mask}
+        written = model.generate(**inputs, streams=streams, **settings)[:, ids.shape[1] :]
+        texts = model.processor.decode_texts(written)
+        return [Prediction(i, self.name, text, target) for i, text, target in zip(batch.ids, texts, batch.targets["texts"], strict=True)]
+
+
+def prompts_left_padded(batch: Batch, pad_id: int) -> tuple[Tensor, Tensor]:
+    """The prompts alone, padded on the left as generation wants them: ids and mask [R, longest prompt]."""
+    lengths = batch.targets["prompt_lengths"]
+    longest = int(lengths.max())
+    place = torch.arange(longest, device=lengths.device) - (longest - lengths).unsqueeze(1)  # [R, longest]
+    mask = place >= 0
+    ids = batch.inputs["input_ids"].gather(1, place.clamp_min(0)).masked_fill(~mask, pad_id)
+    return ids, mask

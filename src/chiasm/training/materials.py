@@ -1,0 +1,92 @@
+"""What a training is made of: model, processor, tasks and splits, built once from a recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from chiasm import components
+from chiasm.assemble import build, make_tasks
+from chiasm.data.opening import check_groups, open_source, split_names
+from chiasm.data.split import Split
+from chiasm.recipe import Recipe
+from chiasm.tasks.base import as_text
+from chiasm.types import BadInput, RecipeError, Sample
+
+LEARN_ROWS = 100_000  # at most so many training rows, evenly spaced, teach tables, labels and scales
+WORD_ROWS = 20_000  # and so many of every split that is trained on teach a fresh tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class Materials:
+    """`split(name)` opens a split of the recipe's data; `has(name)` says whether there is one."""
+
+    model: Any
+    processor: Any
+    tasks: Mapping[str, Any]
+    split: Callable[[str], Any]
+    has: Callable[[str], bool]
+    notes: Sequence[str] = ()  # what was decided while opening the data
+
+
+def assemble(recipe: Recipe) -> Materials:
+    """Open the data, learn from the training split what is learned from data, and build processor and model."""
+    names = split_names(recipe.data)
+    for stage in recipe.stages:
+        if stage.data not in names:
+            raise RecipeError(f"stages.{stage.name}.data: no split '{stage.data}'{components.did_you_mean(stage.data, names)}")
+    sources = {name: open_source(recipe.data, name) for name in names}
+    if recipe.data.group_by is not None:
+        check_groups(sources, recipe.data.group_by)
+    tasks = list(make_tasks(recipe).values())
+    trained = {stage.data: _split(recipe, sources[stage.data], {}, tasks) for stage in recipe.stages}
+    samples = list(rows_of(trained[recipe.stages[-1].data], LEARN_ROWS)) if _learns(recipe) else []
+    model, processor = build(recipe, samples, _texts(tasks, trained.values()))
+    splits = {name: _split(recipe, source, processor.modalities, tasks) for name, source in sources.items()}
+    notes = tuple(dict.fromkeys(note for source in sources.values() for note in source.notes))
+    return Materials(model, processor, model.tasks, splits.__getitem__, splits.__contains__, notes)
+
+
+def open_split(recipe: Recipe, name: str, processor: Any) -> Split:
+    """One split of a recipe's data, opened as the processor's inputs want it."""
+    return split_of(recipe, open_source(recipe.data, name), processor)
+
+
+def split_of(recipe: Recipe, source: Any, processor: Any) -> Split:
+    """Any source, read as a recipe reads its own splits."""
+    return _split(recipe, source, processor.modalities, list(make_tasks(recipe).values()))
+
+
+def rows_of(records: Any, limit: int) -> Iterator[Sample]:
+    """At most `limit` readable records of a source or split, evenly spaced."""
+    for index in range(0, len(records), max(1, -(-len(records) // limit))):
+        try:
+            yield records.read(index)
+        except BadInput:
+            continue  # counted when it is trained on
+
+
+def _split(recipe: Recipe, source: Any, modalities: Mapping[str, Any], tasks: Sequence[Any]) -> Split:
+    text = components.find("modality", "text")
+    inputs = {name: text(text.Options(**spec.options)) for name, spec in recipe.inputs.items() if spec.modality == "text"}
+    columns = dict.fromkeys(column for task in tasks for column in task.columns)
+    return Split(source, modalities, text_inputs=inputs, text_columns=columns)
+
+
+def _learns(recipe: Recipe) -> bool:
+    """Whether a task or an input must see the training rows before the model is built."""
+    named = [("task", spec.type) for spec in recipe.tasks.values()] + [("modality", spec.modality) for spec in recipe.inputs.values()]
+    return any(components.find(kind, name).fit is not components.base_class(kind).fit for kind, name in named)
+
+
+def _texts(tasks: Sequence[Any], splits: Iterable[Split]) -> Iterator[str]:
+    """Everything a fresh tokenizer must be able to read and write."""
+    columns = list(dict.fromkeys(column for task in tasks for column in task.columns))
+    for task in tasks:
+        yield from task.words
+    for split in splits:
+        for sample in rows_of(split, WORD_ROWS):
+            for column in (*split.text_inputs, *columns):
+                if isinstance(value := sample.parts.get(column), str | int | float):
+                    yield as_text(value)

@@ -1,0 +1,36 @@
+"""`chiasm ask`: one question to a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from chiasm_cli.evaluate import Run
+from chiasm_cli.output import next_step, result
+
+
+def ask(
+    run: Run,
+    question: Annotated[str | None, typer.Argument(help="The question, as text.")] = None,
+    image: Annotated[Path | None, typer.Option(help="A picture.")] = None,
+    audio: Annotated[Path | None, typer.Option(help="A sound, e.g. a spoken question.")] = None,
+    inputs: Annotated[list[str] | None, typer.Option("--input", help="Any other input of the recipe.", metavar="NAME=VALUE")] = None,
+) -> None:
+    """Ask a run one question."""
+    given: dict[str, Any] = {
+        name: value for name, value in [("question", question), ("image", image), ("audio", audio)] if value is not None
+    }
+    for text in inputs or []:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise typer.BadParameter(f"--input {text}: write NAME=VALUE")
+        given[name] = value
+    if not given:
+        raise typer.BadParameter('nothing to ask; give a question, --image or --audio, e.g. chiasm ask RUN --image FILE "what is there?"')
+    import chiasm
+
+    answer = chiasm.load(run).answer(**given)
+    result({"answer": answer}, str(answer))
+    next_step(f"chiasm predict {run} INPUT.jsonl --output OUT.jsonl   for many at once")

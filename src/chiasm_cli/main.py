@@ -1,0 +1,142 @@
+"""The command `chiasm`: finds the command, and turns every error into one line and an exit code.
+
+0 done; 1 a mistake of ours; 2 a mistake of the user's; 3 training met NaN or Inf; 130 and 143 on Ctrl-C and SIGTERM.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import sys
+from typing import Any
+
+import typer
+import typer.core
+import typer.main
+
+from chiasm_cli.output import settings
+
+UsageError: Any = typer.BadParameter.__mro__[1]  # typer brings its own click, or not
+SIGNALS = {130: "stopped", 143: "terminated"}
+EVERYWHERE = "Every command takes --json (the result, or the error, as JSON) and --debug (the traceback of an error)."
+COMMANDS = {
+    "demo": "Train on built-in pictures and sounds, and show what was learned.",
+    "init": "Look at own data and print a recipe for it.",
+    "check": "Check a recipe or data, and what training would cost.",
+    "train": "Train a model from a recipe, and evaluate it.",
+    "evaluate": "Score a run, also with each input shuffled and missing.",
+    "predict": "Predict every record of a file.",
+    "ask": "Ask a run one question.",
+    "recipes": "List, show or copy the recipes that come with Chiasm.",
+    "data": "Write a built-in data set as plain files.",
+}
+
+
+class Commands(typer.core.TyperGroup):
+    """A command is the module of its name, imported when it is called."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in COMMANDS:
+            import difflib
+
+            near = difflib.get_close_matches(cmd_name, COMMANDS, n=1)
+            raise UsageError(f"no command '{cmd_name}'" + (f"; did you mean 'chiasm {near[0]}'?" if near else ""), ctx=ctx)
+        module = importlib.import_module(f"chiasm_cli.{cmd_name}")
+        if hasattr(module, "app"):  # a command with commands of its own
+            return typer.main.get_group(module.app)
+        alone = typer.Typer(rich_markup_mode=None, add_completion=False)
+        alone.command(cmd_name, epilog=EVERYWHERE)(getattr(module, cmd_name))
+        return typer.main.get_command(alone)
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+app = typer.Typer(
+    cls=Commands,
+    epilog=EVERYWHERE,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback()
+def chiasm() -> None:
+    """Multimodal models from one recipe: train a model that sees, reads and hears, and ask it."""
+
+
+def main() -> None:
+    """Run the command line and leave with its exit code."""
+    code = run(sys.argv[1:])
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains at exit
+    sys.exit(code)
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command line; returns the exit code."""
+    own = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    settings.update({name: f"--{name}" in own for name in settings})
+    arguments = [a for i, a in enumerate(arguments) if a not in ("--json", "--debug") or i >= len(own)] or ["--help"]
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        if arguments in (["recipes"], ["recipes", "list"]):
+            return (
+                importlib.import_module("chiasm_cli.recipes").list_recipes() or 0
+            )  # typer's parsing loads pydantic, which doubles the time
+        code = app(arguments, prog_name="chiasm", standalone_mode=False) or 0
+        return fail(SIGNALS[code], code) if code in SIGNALS else code
+    except (KeyboardInterrupt, typer.Abort):
+        return fail(SIGNALS[130], 130)
+    except SystemExit as error:
+        if isinstance(error.__context__, BrokenPipeError):
+            return 0
+        if error.code in SIGNALS:
+            return fail(SIGNALS[error.code], error.code)
+        return error.code if isinstance(error.code, int) else fail(str(error.code), 1)
+    except BrokenPipeError:
+        return 0  # the reader of our output has seen enough
+    except Exception as error:  # noqa: BLE001
+        return fail(*explain(error), error=error)
+
+
+def explain(error: Exception) -> tuple[str, int]:
+    """One line and the exit code of an error."""
+    types = sys.modules.get("chiasm.types")  # not loaded: no error of chiasm's own
+    if types is not None and isinstance(error, types.ChiasmError):
+        return str(error), error.exit_code
+    if isinstance(error, UsageError):
+        where = error.ctx.command_path if error.ctx is not None else "chiasm"
+        message = error.format_message().rstrip(".").removeprefix("Invalid value: ").replace("Value error, ", "")
+        return f"{message} (`{where} --help` shows how)", 2
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {(error.strerror or str(error)).lower()}", 2
+    if isinstance(error, ModuleNotFoundError):
+        return f"{error}; run `make setup`, or pip install the package that has it", 2
+    return f"internal error: {type(error).__name__}: {error} (please report it; --debug shows where)", 1
+
+
+def fail(message: str, code: int, *, error: Exception | None = None) -> int:
+    """Print an error in one line, or as JSON; the traceback under --debug."""
+    if settings["debug"] and error is not None:
+        import traceback
+
+        traceback.print_exception(error)
+    message = " ".join(message.split())
+    if settings["json"]:
+        import json
+
+        kind = type(error).__name__ if error is not None else "Stopped"
+        problems = getattr(error, "problems", None)
+        print(json.dumps({"error": {"type": kind, "message": message, "code": code, **({"problems": problems} if problems else {})}}))
+    else:
+        print(f"error: {message}", file=sys.stderr)
+    return code

@@ -1,0 +1,27 @@
+"""`chiasm train`: a recipe -> a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from chiasm_cli.output import next_step, result, settings
+from chiasm_cli.scores import score_table
+
+Overrides = Annotated[list[str] | None, typer.Argument(help="Changes to the recipe, e.g. stages.0.steps=10.", metavar="key=value")]
+
+
+def train(
+    recipe: Annotated[str, typer.Argument(help="A recipe file, or the name of one of `chiasm recipes`.")],
+    overrides: Overrides = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="The run's folder; runs/NAME where not given.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's newest checkpoint.")] = False,
+) -> None:
+    """Train a model, evaluate it, and write both to a run folder."""
+    import chiasm
+
+    run = chiasm.train(recipe, output=output, resume=resume, overrides=overrides or [], progress=not settings["json"])
+    result({"run": str(run.folder), "metrics": run.metrics}, [*score_table(run.metrics), f"wrote {run.folder}"])
+    next_step(f"chiasm evaluate {run.folder}", f'chiasm ask {run.folder} --image FILE "question"', f"open {run.folder}/report.html")

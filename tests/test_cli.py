@@ -1,0 +1,264 @@
+"""The command line: what it passes on, what it prints, and how it fails. The library behind it is a stand-in here."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from chiasm.recipe_errors import RecipeProblems
+from chiasm.types import ChiasmError, NonFiniteError
+from chiasm_cli import recipes
+from chiasm_cli.main import COMMANDS, run
+from chiasm_cli.scores import score_table
+
+METRICS = {"test": {"answer.exact_match": 0.947, "answer.exact_match[image shuffled]": 0.19, "align.recall@1[image->caption]": 0.99}}
+
+
+class StandIn:
+    """Remembers what the commands ask of the library."""
+
+    def __init__(self, error: BaseException | None = None):
+        self.calls: list[tuple[Any, ...]] = []
+        self.error = error
+        self.run = SimpleNamespace(
+            folder=Path("runs/x"),
+            metrics=METRICS,
+            evaluate=lambda split, **more: (
+                self.note("evaluate", split, more)
+                or SimpleNamespace(
+                    metrics=METRICS["test"], verdicts=["image is used"], notes=[], to_json=lambda: {"metrics": METRICS["test"]}
+                )
+            ),
+            predict_file=lambda source, output, **more: self.note("predict", source, output) or {"predicted": 3, "refused": 1},
+            answer=lambda **given: self.note("answer", given) or "red",
+            examples=lambda: ["  what ? -> sun"],
+        )
+
+    def note(self, *call: Any) -> None:
+        if self.error is not None:
+            raise self.error
+        self.calls.append(call)
+
+    def train(self, recipe: Any, **more: Any) -> Any:
+        self.note("train", recipe, more)
+        return self.run
+
+    def load(self, folder: Path) -> Any:
+        self.note("load", folder)
+        return self.run
+
+    def init(self, data: Path, *, target: str | None) -> str:
+        self.note("init", data, target)
+        return "inputs: {a: text}\n"
+
+    def check(self, target: str, *, overrides: list[str]) -> Any:
+        self.note("check", target, overrides)
+        problems = ["r.yaml:1: wrong", "r.yaml:2: wrong too"] if target == "bad" else []
+        return SimpleNamespace(lines=["12 parameters"], problems=problems, is_recipe=True, to_json=lambda: {"problems": problems})
+
+
+@pytest.fixture
+def library(monkeypatch: pytest.MonkeyPatch) -> StandIn:
+    stand_in = StandIn()
+    monkeypatch.setitem(sys.modules, "chiasm", stand_in)
+    return stand_in
+
+
+@pytest.fixture
+def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "shipped"
+    folder.mkdir()
+    (folder / "demo.yaml").write_text("# Answers about pictures.\n# group: start here\ninputs: {image: image}\n", encoding="utf-8")
+    (folder / "vqa.yaml").write_text("# group: real data\n# Yes and no.\ninputs: {image: image}\n", encoding="utf-8")
+    monkeypatch.setattr(recipes, "files", lambda: sorted(folder.glob("*.yaml")))
+    return folder
+
+
+def test_train_passes_its_arguments_on_and_names_the_next_step(library: StandIn, capsys: pytest.CaptureFixture[str]):
+    assert run(["train", "demo", "stages.0.steps=10", "train.seed=1", "--output", "runs/a b", "--resume"]) == 0
+    more = {"output": Path("runs/a b"), "resume": True, "overrides": ["stages.0.steps=10", "train.seed=1"], "progress": True}
+    assert library.calls == [("train", "demo", more)]
+    said = capsys.readouterr()
+    assert "0.947" in said.out
+    assert "Next:" in said.err
+    assert "\x1b" not in said.out + said.err
+
+
+def test_the_other_commands_pass_their_arguments_on(library: StandIn, tmp_path: Path):
+    question = "what colour is the 太阳 ?"
+    assert run(["evaluate", "runs/x", "--split", "validation"]) == 0
+    assert run(["evaluate", "runs/x", "--data", "own.jsonl"]) == 0
+    assert run(["predict", "runs/x", "in.jsonl", "--output", "out.jsonl"]) == 0
+    assert run(["ask", "runs/x", "--image", "a.png", question]) == 0
+    assert run(["ask", "runs/x", "--audio", "a.wav", "--input", "age=3"]) == 0
+    assert run(["init", "data.csv", "--target", "label"]) == 0
+    assert run(["check", "r.yaml", "train.seed=1"]) == 0
+    assert run(["demo", "stages.0.steps=1", "--output", str(tmp_path)]) == 0
+    calls = [call for call in library.calls if call[0] != "load"]
+    assert calls[0][:2] == ("evaluate", "validation")
+    assert calls[1][2]["data"] == Path("own.jsonl")
+    assert calls[2] == ("predict", Path("in.jsonl"), Path("out.jsonl"))
+    assert calls[3] == ("answer", {"question": question, "image": Path("a.png")})
+    assert calls[4] == ("answer", {"audio": Path("a.wav"), "age": "3"})
+    assert calls[5] == ("init", Path("data.csv"), "label")
+    assert calls[6] == ("check", "r.yaml", ["train.seed=1"])
+    assert calls[7][1] == "demo"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["train", "demo"],
+        ["evaluate", "runs/x"],
+        ["predict", "runs/x", "in.jsonl", "-o", "out.jsonl"],
+        ["ask", "runs/x", "who"],
+        ["init", "data.csv"],
+        ["check", "good"],
+        ["check", "bad"],
+        ["demo"],
+        ["recipes"],
+        ["recipes", "show", "demo"],
+        ["recipes", "show", "demoo"],
+        ["data", "export", "scnes", "x"],
+        ["train"],
+        ["trian"],
+        ["ask", "runs/x"],
+    ],
+)
+def test_json_output_parses_errors_included(library: StandIn, shipped: Path, arguments: list[str], capsys: pytest.CaptureFixture[str]):
+    code = run([*arguments, "--json"])
+    said = capsys.readouterr()
+    found = json.loads(said.out)
+    assert ("error" in found) == (code != 0 and arguments[0] != "check")
+    assert said.err == ""
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (ChiasmError("r.yaml:3: unknown key"), 2, "error: r.yaml:3: unknown key"),
+        (RecipeProblems(["r.yaml:3: a", "r.yaml:4: b"]), 2, "error: r.yaml:3: a (and 1 more"),
+        (NonFiniteError("3 steps in a row\nhad NaN"), 3, "error: 3 steps in a row had NaN"),
+        (FileNotFoundError(2, "No such file or directory", "x y.png"), 2, "error: x y.png: no such file or directory"),
+        (KeyboardInterrupt(), 130, "error: stopped"),
+        (SystemExit(143), 143, "error: terminated"),
+        (ZeroDivisionError("division by zero"), 1, "error: internal error: ZeroDivisionError"),
+    ],
+)
+def test_every_error_is_one_line_and_an_exit_code(
+    library: StandIn, error: BaseException, code: int, message: str, capsys: pytest.CaptureFixture[str]
+):
+    library.error = error
+    assert run(["train", "demo"]) == code
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith(message)
+    assert len(said.err.splitlines()) == 1
+
+
+def test_debug_shows_the_traceback(library: StandIn, capsys: pytest.CaptureFixture[str]):
+    library.error = ChiasmError("wrong")
+    assert run(["train", "demo", "--debug"]) == 2
+    assert "Traceback" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["trian", "demo"], "error: no command 'trian'; did you mean 'chiasm train'?"),
+        (["train"], "error: Missing argument"),
+        (["train", "demo", "--outptu", "x"], "--output"),
+        (["evaluate", "r", "--split", "test", "--data", "x"], "exclude each other"),
+        (["ask", "runs/x"], "nothing to ask"),
+        (["ask", "runs/x", "--input", "age"], "--input age: write NAME=VALUE"),
+        (["recipes", "show", "dmo"], "no recipe 'dmo'; did you mean 'demo'?"),
+        (["data", "export", "scnes", "x"], "'scnes' is not one of 'scenes'"),
+        (["data"], "Missing command"),
+    ],
+)
+def test_a_wrong_command_line(library: StandIn, shipped: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]):
+    assert run(arguments) == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert len(said.splitlines()) == 1
+
+
+def test_check_prints_every_problem(library: StandIn, capsys: pytest.CaptureFixture[str]):
+    assert run(["check", "bad"]) == 2
+    assert [line for line in capsys.readouterr().out.splitlines() if "wrong" in line] == [
+        "problem: r.yaml:1: wrong",
+        "problem: r.yaml:2: wrong too",
+    ]
+
+
+def test_recipes_are_listed_by_group_and_copied(
+    shipped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.chdir(tmp_path)
+    assert run(["recipes"]) == 0
+    assert capsys.readouterr().out == "start here:\n  demo  Answers about pictures.\n\nreal data:\n  vqa   Yes and no.\n"
+    assert run(["recipes", "copy", "demo"]) == 0
+    assert (tmp_path / "demo.yaml").read_text("utf-8") == (shipped / "demo.yaml").read_text("utf-8")
+    assert run(["recipes", "copy", "demo"]) == 2
+    assert "exists already" in capsys.readouterr().err
+    assert run(["recipes", "copy", "demo", "--output", "文 件.yaml"]) == 0
+
+
+def test_scores_stand_beside_their_controls():
+    lines = score_table(METRICS)
+    assert lines[0].split() == ["test", "score", "image", "shuffled"]
+    assert lines[1].split() == ["answer.exact_match", "0.947", "0.190"]
+    assert lines[2].split() == ["align.recall@1[image->caption]", "0.990"]
+
+
+def test_help_names_every_command(capsys: pytest.CaptureFixture[str]):
+    assert run([]) == 0
+    said = capsys.readouterr().out
+    assert all(f"\n  {name} " in said for name in COMMANDS)
+    for name in COMMANDS:
+        assert run([name, "--help"]) == 0
+
+
+def chiasm(*arguments: str, **more: Any) -> subprocess.Popen[str]:
+    return subprocess.Popen([sys.executable, "-m", "chiasm_cli", *arguments], stderr=subprocess.PIPE, text=True, **more)
+
+
+def test_a_reader_that_leaves_early_is_no_error():
+    reader, writer = os.pipe()
+    os.close(reader)
+    with chiasm("--help", stdout=writer) as process:
+        os.close(writer)
+        _, said = process.communicate(timeout=60)
+    assert (process.returncode, said) == (0, "")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signals(tmp_path: Path, number: int, code: int):
+    (tmp_path / "chiasm").mkdir()
+    text = "import time\ndef train(*a, **k):\n    print('ready', flush=True)\n    time.sleep(60)\n"
+    (tmp_path / "chiasm" / "__init__.py").write_text(text, encoding="utf-8")
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    with chiasm("train", "demo", stdout=subprocess.PIPE, env=environment) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(number)
+        _, said = process.communicate(timeout=30)
+    assert process.returncode == code
+    assert len(said.splitlines()) == 1
+
+
+def test_help_and_recipes_are_quick():
+    """The goal is 100 ms of CPU on an idle machine (`make bench` measures it); here only a limit against importing something heavy."""
+    for arguments in (["--help"], ["recipes"]):
+        started = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "chiasm_cli", *arguments], capture_output=True, check=True)
+        assert time.perf_counter() - started < 5

@@ -1,0 +1,356 @@
+"""Recipes: what is read, what is refused, and that a typo is answered with the right key."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chiasm.recipe import Recipe, load_recipe
+from chiasm.recipe_check import check_components
+from chiasm.recipe_errors import RecipeProblems
+from chiasm.recipe_yaml import dump, parse_document
+from chiasm.types import RecipeError
+
+TEXT = """\
+inputs:   {image: image, question: text}
+encoders:
+  image:  {arch: resnet, depths: [1], connector: mlp, train: none}
+backbone: {arch: gpt2, n_layer: 2, tokenizer: words, train: {lora: {rank: 16}}}
+fusion:   {type: gated_cross_attention, every: 2}
+tasks:
+  align:  {type: contrast, between: [image, caption]}
+  answer: {type: generate, prompt: "Question: {question} Answer:", target: "{answer}"}
+data:     {train: data/train.jsonl, validation: {file: val.jsonl, join: {file: images.csv, key: id}}, group_by: patient}
+stages:
+  - {name: align,    epochs: 1, tasks: [align],  train: [encoders.image.connector]}
+  - {name: finetune, epochs: 3, tasks: [answer], batch_size: 32, learning_rate: 3e-4}
+"""
+
+
+@pytest.fixture
+def recipe_file(tmp_path: Path) -> Path:
+    file = tmp_path / "my.yaml"
+    file.write_text(TEXT, encoding="utf-8")
+    return file
+
+
+def smallest(**more: Any) -> dict[str, Any]:
+    return {"inputs": {"text": "text"}, "tasks": {"label": {"type": "classify", "target": "label"}}, **more}
+
+
+def problems(recipe: Any, *overrides: str) -> list[str]:
+    with pytest.raises(RecipeProblems) as error:
+        check_components(load_recipe(recipe, overrides))
+    assert "\n" not in str(error.value)
+    return error.value.problems
+
+
+def test_reads_the_recipe_of_the_design(recipe_file: Path):
+    recipe = load_recipe(recipe_file)
+    assert recipe.name == "my"
+    assert recipe.inputs["image"].modality == "image"
+    assert recipe.encoders["image"].connector.type == "mlp"
+    assert recipe.encoders["image"].options == {"depths": [1]}
+    assert recipe.backbone.train.lora.rank == 16
+    assert recipe.backbone.tokenizer.type == "words"
+    assert recipe.fusion.options == {"every": 2}
+    assert recipe.stages[1].learning_rate == 3e-4
+    assert recipe.stages[1].name == "finetune"
+    assert recipe.data.named()["validation"].join.key == "id"
+    assert recipe.encoder_for("image").arch == "resnet"
+    check_components(recipe)
+
+
+def test_shorthands_mean_the_same_as_the_long_forms():
+    short = load_recipe(smallest(fusion="late", stages={"steps": 5}, data="scenes", backbone="openai-community/gpt2"))
+    long = load_recipe(
+        smallest(fusion={"type": "late"}, stages=[{"steps": 5}], data={"builtin": "scenes"}, backbone={"model": "openai-community/gpt2"})
+    )
+    assert short == long
+    assert load_recipe(smallest(inputs={"audio": {"seconds": 3}})).inputs["audio"].modality == "audio"
+
+
+def test_defaults_are_one_stage_of_one_epoch():
+    recipe = load_recipe(smallest())
+    assert [stage.name for stage in recipe.stages] == ["main"]
+    assert recipe.stages[0].epochs == 1
+    assert load_recipe(smallest(stages={"steps": 5})).stages[0].epochs is None
+
+
+def test_the_resolved_recipe_reads_back_equal(recipe_file: Path, tmp_path: Path):
+    recipe = load_recipe(recipe_file, ["train.seed=3", "tasks.answer.weight=2", "train.weight_decay=1e-5"])
+    again = tmp_path / "recipe.yaml"
+    again.write_text(recipe.to_yaml(), encoding="utf-8")
+    assert load_recipe(again) == recipe
+    assert load_recipe(recipe) == recipe
+    assert "learning_rate: 0.0003" in recipe.to_yaml()
+    assert "options" not in recipe.to_yaml()
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("3e-4", 0.0003),
+        ("1e3", 1000.0),
+        (".5", 0.5),
+        ("on", "on"),
+        ("no", "no"),
+        ("010", 10),
+        ("0x10", 16),
+        ("2020-01-01", "2020-01-01"),
+        ("1_000", "1_000"),
+        ("12:30", "12:30"),
+        ("~", None),
+        ("'3e-4'", "3e-4"),
+        ("true", True),
+        ("-.inf", -float("inf")),
+    ],
+)
+def test_yaml_1_2_scalars_and_back(text: str, value: Any):
+    assert parse_document(f"key: {text}").data == {"key": value}
+    assert parse_document(dump({"key": value})).data == {"key": value}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: 1\na: 2", "r.yaml:2:1: key a is given twice"),
+        ("a: {b: 1, b: 2}", "r.yaml:1:11: key a.b is given twice"),
+        ("a: *x", "r.yaml:1:4: write the value of *x out"),
+        ("a: [1", "r.yaml:1:"),
+        ("a: !!python/object:x {}", "r.yaml:1:4: the tag"),
+        ("? [a]\n: 3", "a key must be a plain word"),
+        ("a: \x00", "r.yaml: not YAML"),
+    ],
+)
+def test_a_syntax_error_names_file_line_and_column(text: str, message: str):
+    with pytest.raises(RecipeError) as error:
+        parse_document(text, "r.yaml")
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "where", "value"),
+    [
+        ("stages.0.steps=10", lambda r: r.stages[0].steps, 10),
+        ("stages.finetune.steps=10", lambda r: r.stages[1].steps, 10),
+        ("tasks.answer.weight=2", lambda r: r.tasks["answer"].weight, 2),
+        ("inputs.image.size=64", lambda r: r.inputs["image"].options, {"size": 64}),
+        ("encoders.image.connector.hidden=8", lambda r: r.encoders["image"].connector.options, {"hidden": 8}),
+        ("train.best=validation answer.exact_match", lambda r: r.train.best, "validation answer.exact_match"),
+        ("tasks.answer.prompt=Q: {question}", lambda r: r.tasks["answer"].options["prompt"], "Q: {question}"),
+        ("stages.align.tasks=[align, answer]", lambda r: r.stages[0].tasks, ["align", "answer"]),
+        ("train.clip=null", lambda r: r.train.clip, None),
+        ("train.modality_dropout.image=0.5", lambda r: r.train.modality_dropout, {"image": 0.5}),
+    ],
+)
+def test_overrides(recipe_file: Path, override: str, where: Any, value: Any):
+    assert where(load_recipe(recipe_file, [override])) == value
+
+
+def test_overrides_make_the_default_stage():
+    assert load_recipe(smallest(), ["stages.0.steps=10"]).stages[0].steps == 10
+    assert load_recipe(smallest(stages={"steps": 5}), ["stages.main.steps=10"]).stages[0].steps == 10
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.sed=3", "override train.sed=3: unknown key train.sed; did you mean train.seed?"),
+        ("trian.seed=3", "override trian.seed=3: unknown key trian; did you mean train?"),
+        ("stages.fintune.steps=3", "override stages.fintune.steps=3: no stages.fintune; did you mean stages.finetune?"),
+        ("stages.2.steps=3", "no stages.2; there are 0 (align), 1 (finetune)"),
+        ("tasks.anser.weight=3", "no tasks.anser; did you mean 'answer'?"),
+        ("train.seed.x=3", "train.seed: {'x': 3} is not allowed; allowed: a whole number"),
+        ("train.seed", "write key=value"),
+        ("stages.0.steps=x", "stages.0.steps: 'x' is not allowed; allowed: a whole number"),
+        ("train.seed=[1", "override train.seed=[1:1:"),
+    ],
+)
+def test_wrong_overrides(recipe_file: Path, override: str, message: str):
+    with pytest.raises(RecipeError) as error:
+        load_recipe(recipe_file, [override])
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_all_problems_at_once_with_their_lines(tmp_path: Path):
+    file = tmp_path / "r.yaml"
+    file.write_text(
+        "inputs: {image: image}\n"
+        "tasks: {a: {weight: 1}}\n"
+        "train:\n"
+        "  learnig_rate: 1\n"
+        "  learning_rate: 1\n"
+        "  sead: 1\n"
+        "  precision: fp23\n"
+        "  clip: -1\n"
+        "  num_workers: '3'\n"
+        "  device: gpu\n"
+        "backbone: {train: {lora: {rnk: 4}}}\n"
+        "encoders: {image: {train: some}}\n",
+        encoding="utf-8",
+    )
+    with pytest.raises(RecipeProblems) as error:
+        load_recipe(file)
+    assert [problem.removeprefix(f"{tmp_path}/") for problem in error.value.problems] == [
+        "r.yaml:2: tasks.a.type is missing",
+        "r.yaml:4: unknown key train.learnig_rate; did you mean stages.N.learning_rate?",
+        "r.yaml:5: unknown key train.learning_rate; learning_rate belongs to stages.N",
+        "r.yaml:6: unknown key train.sead; did you mean train.seed?",
+        "r.yaml:7: train.precision: 'fp23' is not allowed; did you mean 'fp32'? allowed: auto, fp32, bf16",
+        "r.yaml:8: train.clip: -1 is not allowed; allowed: a number > 0",
+        "r.yaml:9: train.num_workers: '3' is not allowed; allowed: a whole number",
+        "r.yaml:10: train.device: 'gpu' is not allowed; allowed: auto, cpu, cuda, cuda:0, mps",
+        "r.yaml:11: unknown key backbone.train.lora.rnk; did you mean backbone.train.lora.rank?",
+        "r.yaml:12: encoders.image.train: 'some' is not allowed; allowed: all, none or a whole number or a mapping",
+    ]
+    assert str(error.value).endswith("(and 9 more; `chiasm check` shows all)")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("fusion.type=lates", "fusion.type: unknown fusion 'lates'; did you mean 'late'?"),
+        ("fusion.evry=3", "unknown key fusion.evry; did you mean fusion.every?"),
+        ("encoders.image.arch=resnett", "encoders.image.arch: unknown arch 'resnett'; did you mean 'resnet'?"),
+        ("encoders.image.dephts=[1]", "unknown key encoders.image.dephts; did you mean encoders.image.depths?"),
+        ("encoders.image.conector=mlp", "unknown key encoders.image.conector; did you mean encoders.image.connector?"),
+        ("encoders.image.connector.hiden=8", "unknown key encoders.image.connector.hiden; did you mean encoders.image.connector.hidden?"),
+        ("encoders.image.model=x/y", "keep model (pretrained) or arch (fresh)"),
+        ("encoders.smell={}", "encoders.smell: no input has this name or modality"),
+        ("backbone.n_layer=x", "backbone.n_layer: 'x' is not allowed by arch gpt2: Field 'n_layer' expected int, got str"),
+        ("encoders.image.layer_type=basc", "layer_type=basc is not one of basic,bottleneck"),
+        ("backbone.n_layers=3", "unknown key backbone.n_layers; did you mean backbone.n_layer?"),
+        ("inputs.image.sise=3", "unknown key inputs.image.sise; did you mean inputs.image.size?"),
+        ("inputs.image=imag", "inputs.image.modality: unknown modality 'imag'; did you mean 'image'?"),
+        ("inputs.extra=text", "no task uses the input 'extra'"),
+        ("tasks.answer.type=generat", "tasks.answer.type: unknown task 'generat'; did you mean 'generate'?"),
+        ("tasks.answer.prompt={qestion}", "{qestion} is not a declared input; did you mean 'question'?"),
+        ("tasks.answer.target=3", "tasks.answer.target: 3 is not allowed; allowed: text"),
+        ("stages.0.tasks=[anser]", "stages.0.tasks: 'anser' is not allowed; did you mean 'answer'?"),
+        ("stages.0.train=[encoders.image.conector]", "did you mean 'encoders.image.connector'?"),
+        ("stages.0.name=finetune", "two stages are called 'finetune'"),
+        ("stages.0.data=trian", "stages.0.data: 'trian' is not allowed; did you mean 'train'?"),
+        ("train.modality_dropout={imag: 0.5}", "unknown key train.modality_dropout.imag; did you mean train.modality_dropout.image?"),
+    ],
+)
+def test_components_are_checked(recipe_file: Path, override: str, message: str):
+    found = problems(recipe_file, override.replace("prompt={q", "prompt=Q: {q"))
+    assert any(message in problem for problem in found), found
+
+
+def test_data_paths_start_from_the_recipe_and_overrides_from_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    there, here = tmp_path / "there", tmp_path / "here"
+    for folder in (there, here):
+        (folder / "data").mkdir(parents=True)
+        (folder / "data" / "train.jsonl").touch()
+    (there / "images.csv").touch()
+    monkeypatch.chdir(here)
+    text = "data: {train: data/train.jsonl, test: user/name, validation: {file: data/*.jsonl, join: {file: images.csv, key: id}}}\n"
+    (there / "r.yaml").write_text("inputs: {a: text}\ntasks: {t: {type: classify, target: b}}\n" + text, encoding="utf-8")
+    data = load_recipe(there / "r.yaml").data.named()
+    assert data["train"].file == str(there / "data/train.jsonl")
+    assert data["validation"].file == str(there / "data/*.jsonl")
+    assert data["validation"].join.file == str(there / "images.csv")
+    assert data["test"].file == "user/name"
+    assert load_recipe("../there/r.yaml", ["data.train=data/train.jsonl"]).data.train.file == str(here / "data/train.jsonl")
+    assert load_recipe("../there/r.yaml", ["data.root=data"]).data.root == str(here / "data")
+
+
+def test_files_that_cannot_be_read(tmp_path: Path):
+    (tmp_path / "latin.yaml").write_bytes(b"name: caf\xe9\n")
+    (tmp_path / "list.yaml").write_text("- 1", encoding="utf-8")
+    for name, message in [
+        ("latin.yaml", "not UTF-8 text (byte 9)"),
+        ("list.yaml", "a recipe is a mapping with the keys"),
+        ("lst.yaml", "no such file; did you mean 'list.yaml'?"),
+        (".", "is a folder"),
+    ]:
+        with pytest.raises(RecipeError) as error:
+            load_recipe(tmp_path / name)
+        assert message in str(error.value)
+    with pytest.raises(RecipeError, match="no recipe file or shipped recipe 'zzzz'"):
+        load_recipe("zzzz")
+
+
+def test_every_field_has_help():
+    schema = Recipe.model_json_schema()
+    bare = [
+        f"{name}.{key}"
+        for name, part in schema["$defs"].items()
+        for key, value in part["properties"].items()
+        if not value.get("description")
+    ]
+    assert bare == []
+
+
+def typo(key: str, generator: random.Random) -> str:
+    """One slip of the fingers: a letter dropped, swapped or inserted, or a hyphen for an underscore."""
+    place = generator.randrange(1, len(key) - 1)
+    kinds = ["drop", "swap", "insert"] + (["hyphen"] if "_" in key else [])
+    match generator.choice(kinds):
+        case "drop":
+            return key[:place] + key[place + 1 :]
+        case "swap":
+            return key[:place] + key[place + 1] + key[place] + key[place + 2 :]
+        case "insert":
+            return key[:place] + generator.choice("abcdefghijklmnopqrstuvwxyz") + key[place:]
+    return key.replace("_", "-")
+
+
+def test_of_200_typos_at_least_190_get_the_right_key(recipe_file: Path):
+    generator = random.Random(0)
+    sections: dict[str, list[str]] = {
+        "train": [
+            "seed",
+            "save_every",
+            "keep_last",
+            "precision",
+            "num_workers",
+            "device",
+            "modality_dropout",
+            "weight_decay",
+            "schedule",
+            "early_stopping",
+            "best",
+            "evaluate_every",
+            "group_rows",
+            "bad_samples",
+            "max_bad",
+            "clip",
+        ],
+        "stages.1": ["epochs", "steps", "batch_size", "learning_rate", "tasks", "accumulate", "warmup"],
+        "data": ["group_by", "validation", "root", "builtin", "splits"],
+        "encoders.image": ["connector", "arch", "hidden_sizes", "embedding_size"],
+        "backbone": ["tokenizer", "n_layer", "n_head"],
+        "fusion": ["type", "every"],
+        "tasks.answer": ["prompt", "target", "weight", "generation"],
+    }
+    keys = [(section, key) for section, names in sections.items() for key in names]
+    right = 0
+    wrong = []
+    for n in range(200):
+        section, key = generator.choice(keys)
+        if n % 5 == 4:  # right key, wrong section
+            section, key = generator.choice(
+                [("train", k) for k in ("batch_size", "learning_rate", "epochs", "steps", "accumulate")]
+                + [("stages.1", k) for k in ("seed", "precision", "keep_last", "num_workers")]
+            )
+            written, home = key, {"train": "stages.N", "stages.1": "train"}[section]
+            expected = f"{key} belongs to {home}"
+        else:
+            written = typo(key, generator)
+            while written == key:
+                written = typo(key, generator)
+            expected = f"did you mean {section}.{key}?"
+        said = next((p for p in problems(recipe_file, f"{section}.{written}=1") if f"{section}.{written}" in p), "nothing")
+        if expected in said:
+            right += 1
+        else:
+            wrong.append((f"{section}.{written}", said))
+    assert right >= 190, wrong
