@@ -83,7 +83,7 @@ def install_torch() -> None:
     else:
         kind = "the build that fits the NVIDIA driver" if gpu else "the CPU build, since `nvidia-smi -L` finds no GPU"
         run(TORCH_HELP.format(tried="uv, which knows where the builds are, could not be installed"), *pip("uv"))
-        uv = (PYTHON, "-m", "uv", "pip", "install", "--quiet", "--python", PYTHON, "--torch-backend", "auto" if gpu else "cpu")
+        uv = (PYTHON, "-m", "uv", "pip", "install", "--quiet", "--no-deps", "--python", PYTHON, "--torch-backend", "auto" if gpu else "cpu")
         run(TORCH_HELP.format(tried=kind), *uv, torch)
     print(f"PyTorch: {kind}.", flush=True)
 
@@ -99,7 +99,7 @@ def install_project() -> None:
 
 
 def pip(*arguments: str | Path) -> tuple[str | Path, ...]:
-    return (PYTHON, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *arguments)
+    return (PYTHON, "-m", "pip", "install", "-qq", "--disable-pip-version-check", *arguments)
 
 
 def succeeds(*command: str | Path) -> bool:

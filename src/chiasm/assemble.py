@@ -45,7 +45,7 @@ def build(recipe: Recipe, samples: Sequence[Sample], texts: Iterable[str] = ()) 
     scattered = fusion_kind.scatters(fusion_options, streams)
     tokenizer = build_tokenizer(recipe, [placeholder(name) for name in scattered], texts, kind)
     tie_special_tokens(text_config, tokenizer, resize=recipe.backbone.model is None)
-    if fusion_kind.needs_cross_attention(fusion_options):
+    if kind.causal and fusion_kind.needs_cross_attention(fusion_options):
         text_config.add_cross_attention = True
     modalities = build_modalities(inputs)
     encoders = {name: encoder_entry(recipe, name, modalities[name]) for name in streams}
@@ -132,7 +132,7 @@ def backbone_config(spec: BackboneSpec) -> tuple[str, PreTrainedConfig]:
         arch = spec.arch or "bert"
         kind = components.find("backbone", spec.kind or ("causal" if spec.arch else "latent"))
         given = {k: v for k, v in spec.options.items() if k not in kind.Options.model_fields}
-        config = AutoConfig.for_model(arch, **({} if spec.arch else LATENT_DEFAULT), **given)
+        config = AutoConfig.for_model(arch, **{**({} if spec.arch else LATENT_DEFAULT), **given})
     if getattr(config, "activation_function", None) == "gelu_new":
         config.activation_function = "gelu_pytorch_tanh"  # the same values, fused: 5x faster
     if spec.kind:

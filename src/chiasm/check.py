@@ -18,7 +18,6 @@ from chiasm.evaluation.result import plain
 from chiasm.recipe import Recipe, load_recipe
 from chiasm.recipe_check import check_components
 from chiasm.recipe_errors import RecipeProblems
-from chiasm.run import resolve_paths
 from chiasm.training.materials import Materials, assemble
 from chiasm.training.stages import apply_stage
 from chiasm.types import BadSample, ChiasmError
@@ -47,7 +46,7 @@ def check(target: str | Path, *, overrides: Sequence[str] = ()) -> Check:
         return check_data(path)
     found = Check(is_recipe=True)
     try:
-        recipe = resolve_paths(load_recipe(str(target), overrides), path.parent)
+        recipe = load_recipe(str(target), overrides)
         check_components(recipe)
         materials = assemble(recipe)
     except RecipeProblems as error:

@@ -50,6 +50,7 @@ class Call:
 
     streams: Streams
     step: Step
+    memory: Tokens | None = None
 
 
 class ChiasmPreTrainedModel(PreTrainedModel):
@@ -94,13 +95,15 @@ class ChiasmModel(ChiasmPreTrainedModel):
             num_heads=text.num_attention_heads,
             causal=kind.causal,
             embedding_std=getattr(text, "initializer_range", 0.02),
-            has_cross_attention=bool(getattr(text, "add_cross_attention", False)),
+            has_cross_attention=bool(kind(options, self.language_model).cross_attentions),
         )
         self.fusion = build_fusion(config.fusion, shape, shapes)
         self.backbone_kind, self.backbone_options = kind, options
         self._call: Call | None = None
         for layer in self.fusion.layers:
             self.backbone.layers[layer].register_forward_pre_hook(partial(self._meet, layer), with_kwargs=True)
+        for attention in self.backbone.cross_attentions:
+            attention.register_forward_hook(self._silence_absent)
         self.post_init()
 
     @property
@@ -167,7 +170,7 @@ class ChiasmModel(ChiasmPreTrainedModel):
                     raise ValueError(
                         f"{name}: {len(tokens.values)} item(s) for {rows} row(s); pass {name}_index [rows, items] to say which reads which"
                     )
-                routed[name] = tokens
+                routed[name] = replace(tokens, memo={})  # keys and values last for one generation
                 continue
             values = torch.cat([tokens.values, torch.zeros_like(tokens.values[:1])])  # the last unit is "absent"
             mask = torch.cat([tokens.mask, torch.zeros_like(tokens.mask[:1])])
@@ -217,19 +220,23 @@ class ChiasmModel(ChiasmPreTrainedModel):
             )
         step = Step(
             mask=mask,
-            placeholders=self._placeholders(input_ids),
+            placeholders=self.placeholders(input_ids),
             offset=offset,
             generating=past_key_values is not None and not self.training,
+            trace={} if tensors.get("output_attentions") else None,
         )
+        now = self.see(mask[:, -values.shape[1] :], step.placeholders, streams)
+        step.mask = torch.cat([mask[:, : -values.shape[1]], now], 1)
         placed = self.fusion.place(streams)
-        text = self._see_placeholders(Tokens(values, mask[:, -values.shape[1] :]), streams, step)
-        text = self.fusion.before(text, placed, step)
+        text = self.fusion.before(Tokens(values, now), placed, step)
+        memory = self.fusion.memory(placed, step)
         kwargs = {"position_ids": position_ids, "past_key_values": past_key_values, "use_cache": bool(use_cache), **rest}
-        with self._during(Call(placed, step)) as call:
-            output = self.backbone.run(text.values, step.mask, self.fusion.memory(placed, step), **kwargs)
+        with self._during(Call(placed, step, memory)) as call:
+            output = self.backbone.run(text.values, step.mask, memory, **kwargs)
             placed = call.streams
         last = output.last_hidden_state
         fused = self.fusion.after(Tokens(last, step.mask[:, -last.shape[1] :]), placed, step)
+        fused.trace |= step.trace or {}
         return ChiasmOutput(
             last_hidden_state=fused.branches["text"].values,
             past_key_values=output.get("past_key_values"),
@@ -267,20 +274,18 @@ class ChiasmModel(ChiasmPreTrainedModel):
             found[f"{name}_index"] = (name, "")
         return found
 
-    def _placeholders(self, input_ids: Tensor | None) -> dict[str, Tensor]:
+    def placeholders(self, input_ids: Tensor | None) -> dict[str, Tensor]:
+        """Input -> [R, T] where its tokens go."""
         if input_ids is None:
             return {}
         return {name: input_ids == token for name, token in self.config.placeholder_ids.items()}
 
-    def _see_placeholders(self, text: Tokens, streams: Streams, step: Step) -> Tokens:
-        """A placeholder whose token is not visible (an absent picture, the padding of a clip) is masked."""
-        mask = text.mask
-        for name, place in step.placeholders.items():
+    def see(self, mask: Tensor, placeholders: Mapping[str, Tensor], streams: Streams) -> Tensor:
+        """[R, T] the mask without placeholders whose token is not visible (an absent picture, the padding of a clip)."""
+        for name, place in placeholders.items():
             visible = at_placeholders(streams[name], place)[1] if name in streams else torch.zeros_like(mask)
             mask = mask & (~place | visible)
-        if step.placeholders and step.offset == 0:
-            step.mask = mask
-        return replace(text, mask=mask)
+        return mask
 
     @contextlib.contextmanager
     def _during(self, call: Call) -> Iterator[Call]:
@@ -300,6 +305,12 @@ class ChiasmModel(ChiasmPreTrainedModel):
         text = Tokens(values, self._call.step.mask[:, -values.shape[1] :])
         text, self._call.streams = self.fusion.between(layer, text, self._call.streams, self._call.step)
         return ((text.values, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": text.values})
+
+    def _silence_absent(self, module: nn.Module, args: tuple[Any, ...], output: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+        """The hook of the backbone's own cross-attentions: a row with nothing to read gets exactly 0."""
+        if self._call is None or self._call.memory is None:
+            return None
+        return output[0] * self._call.memory.present[:, None, None], *output[1:]
 
 
 def build_encoder(spec: Mapping[str, Any], modality: Any) -> Any:

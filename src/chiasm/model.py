@@ -191,7 +191,10 @@ class ChiasmForConditionalGeneration(ChiasmPreTrainedModel, GenerationMixin):
         media = {key: model_kwargs.pop(key) for key in list(model_kwargs) if key in known}
         if streams is None:
             streams = self.model.encode(self.model.pool_of(media)[0])
-        model_kwargs["streams"] = self.model.route(streams, media, rows)
+        model_kwargs["streams"] = streams = self.model.route(streams, media, rows)
+        if not inputs_tensor.is_floating_point():  # placeholders of absent media stay hidden at every later step
+            mask = model_kwargs["attention_mask"]
+            model_kwargs["attention_mask"] = self.model.see(mask.bool(), self.model.placeholders(inputs_tensor), streams).to(mask.dtype)
         return model_kwargs
 
     def _expand_inputs_for_generation(self, expand_size: int = 1, **kwargs: Any) -> tuple[Any, dict[str, Any]]:

@@ -84,7 +84,7 @@ class ChiasmProcessor(ProcessorMixin):
         count = self.placeholder_counts.get(name, 0)
         if not count:
             return []
-        value = self.modalities[name].raw(sample.parts, name)
+        value = sample.parts.get(name)  # raw, under the input's name whatever its column; None where it is hidden
         items = len(value) if isinstance(value, list) and self.inputs[name]["modality"] in ("image", "audio") else int(value is not None)
         return [self.placeholder_id(name)] * (count * items)
 
@@ -160,7 +160,9 @@ class ChiasmProcessor(ProcessorMixin):
         for name, count in self.placeholder_counts.items():
             value = given.get(name, [None] * (row + 1))[row]
             items = len(value) if isinstance(value, list) else int(value is not None)
-            if placeholder(name) in text:
+            if places := text.count(placeholder(name)):
+                if items not in (0, places):
+                    raise ValueError(f"text {row + 1}: {places} {placeholder(name)} for {items} item(s) of {name}; write it once per item")
                 text = text.replace(placeholder(name), placeholder(name) * count)
             else:
                 loose += [self.placeholder_id(name)] * (count * items)

@@ -38,17 +38,18 @@ def train(
     *,
     output: str | Path | None = None,
     resume: bool = False,
+    allow_changed: bool = False,
     overrides: Sequence[str] = (),
     progress: bool = True,
 ) -> Run:
     """Train a recipe (a file, a shipped name, a mapping) into a run folder, evaluate it on its test splits, and write its report.
 
-    `overrides` are `key=value`. The folder is runs/NAME where `output` is not given. Raises RecipeError for what cannot be run as it stands.
+    `overrides` are `key=value`; `allow_changed` lets a resumed run go on with another data or seed key. The folder is runs/NAME where `output` is not given. Raises RecipeError for what cannot be run as it stands.
     """
-    resolved = resolve_paths(load_recipe(recipe, overrides), Path(recipe).parent if isinstance(recipe, str | Path) else Path())
+    resolved = load_recipe(recipe, overrides)
     check_components(resolved)
     folder = Path(output) if output is not None else Path("runs") / resolved.name
-    run_training(resolved, output=folder, resume=resume, progress=progress, build=assemble)
+    run_training(resolved, output=folder, resume=resume, allow_changed=allow_changed, progress=progress, build=assemble)
     run = load(folder)
     for split in run.test_splits():
         run.evaluate(split, write=True)
@@ -84,6 +85,11 @@ class Run:
     def metrics(self) -> dict[str, dict[str, float]]:
         """RUN/metrics.json: split -> key -> figure."""
         return read_json(self.folder / "metrics.json")
+
+    @property
+    def details(self) -> dict[str, dict[str, Any]]:
+        """RUN/evaluation.json: split -> intervals, differences and verdicts."""
+        return read_json(self.folder / "evaluation.json")
 
     @property
     def tasks(self) -> dict[str, Any]:
@@ -294,31 +300,4 @@ class _Given(Source):
     @property
     def columns(self) -> list[str]:
         return list({column for sample in self.samples for column in sample.parts})
-
-
-def resolve_paths(recipe: Recipe, beside: Path) -> Recipe:
-    """Files of the data, found from the current folder or from the recipe's own, as absolute paths, so that the run can be used from anywhere."""
-
-    def found(name: str) -> str:
-        root = Path(recipe.data.root) if recipe.data.root else Path()
-        for base in (root, beside / root):
-            if (base / name).exists():
-                return str((base / name).resolve())
-        return name
-
-    def resolved(split: Any) -> Any:
-        join = split.join and split.join.model_copy(update={"file": found(split.join.file)})
-        return split.model_copy(update={"file": found(split.file), "join": join})
-
-    if recipe.data.builtin:
-        return recipe
-    own = {name: resolved(split) for name in ("train", "validation", "test") if (split := getattr(recipe.data, name)) is not None}
-    update = {**own, "splits": {name: resolved(split) for name, split in recipe.data.splits.items()}}
-    if recipe.data.join:
-        update["join"] = recipe.data.join.model_copy(update={"file": found(recipe.data.join.file)})
-    if recipe.data.root:
-        update["root"] = next((str(p.resolve()) for p in (Path(recipe.data.root), beside / recipe.data.root) if p.exists()), recipe.data.root)
-    document, recipe = recipe.document, recipe.model_copy(update={"data": recipe.data.model_copy(update=update)})
-    recipe._document = document
-    return recipe
 

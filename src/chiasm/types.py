@@ -137,8 +137,8 @@ class Tokens:
 
     def pooled(self) -> Tensor:
         """Masked mean per row [R, W]; exactly 0 where nothing is visible."""
-        weight = self.mask.unsqueeze(-1).to(self.values.dtype)
-        mean = (self.values * weight).sum(1) / weight.sum(1).clamp_min(1)  # [U, W]
+        visible = self.mask.unsqueeze(-1)
+        mean = self.values.masked_fill(~visible, 0.0).sum(1) / visible.sum(1).clamp_min(1)  # [U, W]
         return mean if self.share is None else mean[self.share]
 
 

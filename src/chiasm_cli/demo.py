@@ -23,7 +23,7 @@ def demo(
     run = chiasm.train(
         "demo", output=output, resume=(output / "checkpoints").is_dir(), overrides=overrides or [], progress=not settings["json"]
     )
-    result({"run": str(run.folder), "metrics": run.metrics}, [*score_table(run.metrics), "", *run.examples()])
+    result({"run": str(run.folder), "metrics": run.metrics}, [*score_table(run.metrics, run.details), "", *run.examples()])
     next_step(
         f"open {run.folder}/report.html",
         "chiasm data export scenes scenes --scenes 20   pictures and sounds as files",

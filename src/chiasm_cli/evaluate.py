@@ -26,6 +26,6 @@ def evaluate(
     loaded = chiasm.load(run)
     found = loaded.evaluate(split or "test", data=data, progress=progress("evaluating"))
     name = str(data) if data is not None else split or "test"
-    lines = [*score_table({name: found.metrics}), *found.verdicts, *found.notes]
+    lines = [*score_table({name: found.metrics}, {name: found.to_json()}), *found.notes]
     result({name: found.to_json()}, lines)
     next_step(f"chiasm predict {run} INPUT.jsonl --output OUT.jsonl", f"open {run}/report.html")

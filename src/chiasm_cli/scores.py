@@ -1,26 +1,22 @@
-"""Metrics as a table: one row a score, and beside it what is left of it with an input shuffled or missing."""
+"""Metrics as tables for a terminal: each score, and beside it what is left of it with an input shuffled or missing."""
 
 from __future__ import annotations
 
+import io
+import shutil
+import sys
 from collections.abc import Mapping
-
-from chiasm_cli.output import table
-
-CONTROLS = (" shuffled", " missing")
+from typing import Any
 
 
-def score_table(metrics: Mapping[str, Mapping[str, float]]) -> list[str]:
-    """{split: {"answer.exact_match": 0.9, "answer.exact_match[image shuffled]": 0.2}} -> lines, a table for each split."""
-    lines: list[str] = []
+def score_table(metrics: Mapping[str, Mapping[str, Any]], details: Mapping[str, Mapping[str, Any]] | None = None) -> list[str]:
+    """`metrics` and `details` by split, as in metrics.json and evaluation.json -> lines."""
+    from rich.console import Console
+
+    from chiasm.report.console import print_scores
+
+    text = io.StringIO()
+    console = Console(file=text, width=shutil.get_terminal_size((100, 24)).columns, force_terminal=sys.stdout.isatty(), highlight=False)
     for split, scores in metrics.items():
-        controls = list(dict.fromkeys(control for key in scores if (control := _control(key))))
-        own = [key for key in scores if not _control(key)]
-        rows = [[key, scores[key], *(scores.get(f"{key}[{control}]", "") for control in controls)] for key in own]
-        lines += [*([""] if lines else []), *table(rows, header=[split, "score", *controls])]
-    return lines
-
-
-def _control(key: str) -> str:
-    """`answer.exact_match[image shuffled]` -> `image shuffled`; nothing for a score itself."""
-    inside = key[:-1].rpartition("[")[2] if key.endswith("]") else ""
-    return inside if inside.endswith(CONTROLS) else ""
+        print_scores(scores, (details or {}).get(split), title=split, console=console)
+    return text.getvalue().splitlines()

@@ -18,10 +18,11 @@ def train(
     overrides: Overrides = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="The run's folder; runs/NAME where not given.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's newest checkpoint.")] = False,
+    allow_changed: Annotated[bool, typer.Option("--allow-changed", help="Resume with other data or another seed.")] = False,
 ) -> None:
     """Train a model, evaluate it, and write both to a run folder."""
     import chiasm
 
-    run = chiasm.train(recipe, output=output, resume=resume, overrides=overrides or [], progress=not settings["json"])
-    result({"run": str(run.folder), "metrics": run.metrics}, [*score_table(run.metrics), f"wrote {run.folder}"])
+    run = chiasm.train(recipe, output=output, resume=resume, allow_changed=allow_changed, overrides=overrides or [], progress=not settings["json"])
+    result({"run": str(run.folder), "metrics": run.metrics}, [*score_table(run.metrics, run.details), f"wrote {run.folder}"])
     next_step(f"chiasm evaluate {run.folder}", f'chiasm ask {run.folder} --image FILE "question"', f"open {run.folder}/report.html")

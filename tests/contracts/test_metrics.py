@@ -3,6 +3,7 @@
 import math
 import random
 
+import numpy as np
 import pytest
 
 from chiasm.components import find, names
@@ -57,6 +58,13 @@ def test_order_does_not_matter(name):
     rows = predictions(name, perfect=False)
     shuffled = random.Random(1).sample(rows, len(rows))
     assert find("metric", name)().compute(shuffled) == pytest.approx(find("metric", name)().compute(rows))
+
+
+@pytest.mark.parametrize("name", names("metric"))
+def test_on_rows_is_compute_of_those_rows(name):
+    metric, rows = find("metric", name)(), predictions(name, perfect=False)
+    chosen = np.array([3, 3, 7, 12, 20, 21, 40, 41, 58, 59])
+    assert metric.on_rows(rows)(chosen) == pytest.approx(metric.compute([rows[i] for i in chosen]))
 
 
 @pytest.mark.parametrize("name", names("metric"))

@@ -41,7 +41,7 @@ def test_raw_gathers_the_columns():
 def test_fit_tells_numbers_from_categories_and_counts_gaps():
     table = fitted()
     assert table.number_columns == ["age", "height"] and table.category_columns == ["colour", "member"]
-    assert table.vocabularies == [["red", "blue"], ["True", "False"]] and table.vocabulary_sizes == [4, 4]
+    assert table.state()["vocabularies"] == [["red", "blue"], ["True", "False"]] and table.vocabulary_sizes == [4, 4]
     assert table.missing == {"age": 1, "height": 2, "colour": 1, "member": 1}
     assert fitted(categories=["age"]).category_columns[0] == "age"
 
@@ -72,8 +72,8 @@ def test_a_wild_value_does_not_set_the_scale():
 
 def test_limits_on_categories():
     rows = [{"c": name} for name in "aaabbcd"]
-    assert fitted(rows, min_count=2).vocabularies == [["a", "b"]]
-    assert fitted(rows, max_categories=1).vocabularies == [["a"]]
+    assert fitted(rows, min_count=2).state()["vocabularies"] == [["a", "b"]]
+    assert fitted(rows, max_categories=1).state()["vocabularies"] == [["a"]]
 
 
 @pytest.mark.parametrize(("value", "reason"), [("old", "bad_type"), ([3], "bad_type"), ("inf", "nonfinite"), (math.inf, "nonfinite")])

@@ -23,7 +23,7 @@ def test_exact_match_ignores_case_and_spaces_and_optionally_punctuation():
 
 def test_token_f1_by_hand():
     # 2 shared words of 3 and 4; nothing shared; the best of several; both empty; empty answer
-    predictions = rows(("a red star", "the red star shines"), ("cat", "dog"), ("blue cup", ["cup", "blue cup"]), ("", ""), ("", "x"))
+    predictions = rows(("a red star", "the red star shines"), ("cat", "dog"), ("blue cup", ["cup", "blue cup"]), ("", ""), (None, "x"))
     assert find("metric", "token_f1")().scores(predictions) == pytest.approx([4 / 7, 0, 1, 1, 0])
 
 

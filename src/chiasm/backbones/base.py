@@ -44,6 +44,11 @@ class Backbone:
         """The network's own list of layers, ahead of which fusions hook in."""
         return layer_list(self.network)
 
+    @property
+    def cross_attentions(self) -> list[nn.Module]:
+        """The network's own cross-attentions, where it was built with them."""
+        return [module for name, module in self.network.named_modules() if name.endswith(".crossattention")]
+
     def embed(self, input_ids: Tensor | None, rows: int) -> Tensor:
         """[R, T] -> [R, T, W]: the network's own word embeddings."""
         assert input_ids is not None

@@ -35,4 +35,5 @@ class Connector(nn.Module):
         raise NotImplementedError
 
     def forward(self, tokens: Tokens) -> Tokens:
-        return replace(tokens, values=self.project(tokens.values))
+        visible = tokens.values.masked_fill(~tokens.mask.unsqueeze(-1), 0.0)  # garbage in padding would spoil the gradient
+        return replace(tokens, values=self.project(visible))

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedConfig
 from transformers.audio_utils import mel_filter_bank
+from transformers.models.auto.feature_extraction_auto import FEATURE_EXTRACTOR_MAPPING
 
 from chiasm.encoders.base import Encoder, width_of
 from chiasm.encoders.base import Options as BaseOptions
@@ -35,7 +36,7 @@ class Audio(Encoder):
         first_pooling: bool = True
         """Keep the max pooling after the first convolution of a ResNet."""
         extractor: dict[str, Any] | None = None
-        """Settings of the pretrained feature extractor; filled in when a pretrained name is given."""
+        """Settings of the model's own feature extractor; filled in when a pretrained name is given."""
 
     def __init__(self, options: Any, config: PreTrainedConfig | None, modality: Any):
         assert config is not None, "an audio encoder needs a transformers config"
@@ -44,12 +45,13 @@ class Audio(Encoder):
         super().__init__(options, config, modality)
         assert self.network is not None
         self.front: nn.Module | None = None
-        self.kind = self.network.main_input_name
+        self.kind = "input_features" if hasattr(config, "num_mel_bins") else self.network.main_input_name
         if self.kind == "pixel_values":
             self.front = LogMel(modality.options.sampling_rate, options.mels, options.window_ms, options.hop_ms)
         if not options.first_pooling and hasattr(self.network, "embedder"):
             self.network.embedder.pooler = nn.Identity()
-        if hasattr(self.network, "get_encoder") and self.kind == "input_features" and hasattr(self.network, "encoder"):
+        self.extractor = feature_extractor(config, options.extractor) if self.kind == "input_features" else None
+        if self.extractor is not None and config.is_encoder_decoder:
             self.network = self.network.encoder  # Whisper: only its encoder listens
         self.width = width_of(config)
         self.num_tokens = options.tokens
@@ -58,51 +60,77 @@ class Audio(Encoder):
     def forward(self, **tensors: Tensor) -> Tokens:
         assert self.network is not None
         wave, heard = tensors["input_values"], tensors["input_values_mask"]  # [U, frames] twice
+        fixed = self.modality.options.seconds is not None  # then the silence after a short clip is part of it
+        counted = torch.ones_like(heard) if fixed else heard
         if self.front is not None:
-            values = self.network(pixel_values=self.front(wave * heard)).last_hidden_state.mean(2).transpose(1, 2)  # [U, time, width]
-        elif self.kind == "input_features":
+            picture = self.front(wave * heard, counted).to(self.dtype)
+            values = self.network(pixel_values=picture).last_hidden_state.mean(2).transpose(1, 2)  # [U, time, width]
+        elif self.extractor is not None:
             values = self.network(self.extract(wave, heard)).last_hidden_state
         else:
-            centred = normalise(wave, heard)
+            centred = normalise(wave, heard).to(self.dtype)
             values = self.network(centred, attention_mask=heard.long()).last_hidden_state
-        share = heard.sum(1, dtype=torch.float32) / heard.shape[1]  # how much of the padded clip is sound
-        length = values.shape[1]
         if self.options.tokens:
-            values = functional.adaptive_avg_pool1d(values.transpose(1, 2), self.options.tokens).transpose(1, 2)
+            values = pool_time(values, self.lengths(counted, values.shape[1]), self.options.tokens)
             mask = torch.ones(values.shape[:2], dtype=torch.bool, device=values.device)
         else:
-            mask = torch.arange(length, device=values.device) < (share.unsqueeze(1) * length).ceil()
+            mask = torch.arange(values.shape[1], device=values.device) < self.lengths(heard, values.shape[1]).unsqueeze(1)
         return Tokens(values, mask, item=torch.zeros_like(mask, dtype=torch.long))
 
-    def extract(self, wave: Tensor, heard: Tensor) -> Tensor:
-        """The pretrained model's own features [U, ...] of each clip, by transformers' feature extractor."""
-        import transformers
-        from transformers import AutoFeatureExtractor  # noqa: F401  (registers the classes named in `extractor`)
+    def lengths(self, heard: Tensor, length: int) -> Tensor:
+        """[U, frames] -> [U] how many of the network's `length` tokens are of sound, not of padding."""
+        assert self.network is not None
+        frames, whole = heard.sum(1), heard.shape[1]
+        if self.kind == "input_values" and hasattr(self.network, "_get_feat_extract_output_lengths"):
+            return self.network._get_feat_extract_output_lengths(frames).clamp(0, length)
+        if self.extractor is not None:
+            whole = getattr(self.extractor, "n_samples", None)  # Whisper pads every clip to this
+        if whole is None:
+            return torch.full_like(frames, length)
+        return -(-frames * length // whole).clamp(-length, 0)
 
-        settings = dict(self.options.extractor or {})
-        kind = getattr(transformers, settings.pop("feature_extractor_type", "WhisperFeatureExtractor"))
-        extractor = kind(**settings)
+    def extract(self, wave: Tensor, heard: Tensor) -> Tensor:
+        """The model's own features [U, ...] of each clip, by transformers' feature extractor."""
         clips = [w[m].cpu().float().numpy() for w, m in zip(wave, heard, strict=True)]
-        features = extractor(clips, sampling_rate=extractor.sampling_rate, return_tensors="pt")
-        return features[extractor.model_input_names[0]].to(wave.device)
+        features = self.extractor(clips, sampling_rate=self.extractor.sampling_rate, return_tensors="pt")
+        return features[self.extractor.model_input_names[0]].to(wave.device, self.dtype)
+
+
+def feature_extractor(config: PreTrainedConfig, settings: dict[str, Any] | None) -> Any:
+    """The feature extractor of the config's architecture."""
+    return FEATURE_EXTRACTOR_MAPPING[type(config)](**(settings or {}))
+
+
+def pool_time(values: Tensor, lengths: Tensor, tokens: int) -> Tensor:
+    """[U, L, W] -> [U, tokens, W]: each clip's first `lengths` [U] tokens averaged in equal stretches."""
+    steps, lengths = torch.arange(tokens, device=values.device), lengths.clamp_min(1).unsqueeze(1)
+    begin = steps * lengths // tokens  # [U, tokens]
+    end = -(-(steps + 1) * lengths // tokens)
+    place = torch.arange(values.shape[1], device=values.device)
+    inside = (place >= begin.unsqueeze(-1)) & (place < end.unsqueeze(-1))  # [U, tokens, L]
+    return (inside / inside.sum(-1, keepdim=True)).to(values.dtype) @ values
 
 
 class LogMel(nn.Module):
-    """Waveform [U, frames] -> log-mel picture [U, 1, mels, time], each clip normalised to mean 0 and variance 1."""
+    """Waveform [U, frames] -> log-mel picture [U, 1, mels, time]; what counts of each clip has mean 0 and variance 1, the rest is 0."""
 
     def __init__(self, rate: int, mels: int, window_ms: float, hop_ms: float):
         super().__init__()
         self.size, self.hop = int(rate * window_ms / 1000), int(rate * hop_ms / 1000)
         bank = mel_filter_bank(self.size // 2 + 1, mels, 20.0, rate / 2, rate, norm="slaney", mel_scale="slaney")
         self.register_buffer("bank", torch.from_numpy(np.ascontiguousarray(bank)).float())  # [bins, mels]
-        self.register_buffer("window", torch.hann_window(self.size))
+        self.register_buffer("window", torch.hann_window(self.size).clone())  # hann_window is a view, which is not saved
 
-    def forward(self, wave: Tensor) -> Tensor:
+    def forward(self, wave: Tensor, counted: Tensor) -> Tensor:
         wave = functional.pad(wave, (0, max(0, self.size - wave.shape[-1])))
-        spectrum = torch.stft(wave.float(), self.size, self.hop, window=self.window, return_complex=True).abs().square()  # [U, bins, time]
-        log = torch.log(spectrum.transpose(1, 2) @ self.bank + 1e-6).transpose(1, 2)  # [U, mels, time]
-        mean, std = log.mean((1, 2), keepdim=True), log.std((1, 2), keepdim=True)
-        return ((log - mean) / (std + 1e-3)).unsqueeze(1)
+        spectrum = torch.stft(wave.float(), self.size, self.hop, window=self.window.float(), return_complex=True).abs().square()
+        log = torch.log(spectrum.transpose(1, 2) @ self.bank.float() + 1e-6).transpose(1, 2)  # [U, mels, time]
+        seen = torch.arange(log.shape[2], device=log.device) <= counted.sum(1, keepdim=True) // self.hop  # [U, time]
+        seen = seen.unsqueeze(1)
+        count = seen.sum(2, keepdim=True) * log.shape[1]
+        mean = (log * seen).sum((1, 2), keepdim=True) / count
+        variance = ((log - mean).square() * seen).sum((1, 2), keepdim=True) / (count - 1).clamp_min(1)
+        return ((log - mean) / (variance.sqrt() + 1e-3) * seen).unsqueeze(1)
 
 
 def normalise(wave: Tensor, heard: Tensor) -> Tensor:

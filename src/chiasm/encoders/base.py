@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
@@ -37,6 +38,11 @@ class Encoder(nn.Module):
         self.width: int = 0
         self.num_tokens: int | None = None
         self.has_positions: bool = True
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What its weights are in; media tensors arrive in float32."""
+        return next((p.dtype for p in self.parameters()), torch.float32)
 
     def forward(self, **tensors: Tensor) -> Tokens:
         raise NotImplementedError

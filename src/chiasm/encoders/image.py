@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -51,7 +52,7 @@ class Image(Encoder):
 
     def forward(self, **tensors: Tensor) -> Tokens:
         assert self.network is not None
-        pixels = tensors["pixel_values"]
+        pixels = tensors["pixel_values"].to(self.dtype)
         hidden = self.options.layer != -1
         output = self.network(pixel_values=pixels, **({"output_hidden_states": True} if hidden else {}))
         values = output.hidden_states[self.options.layer] if hidden else output.last_hidden_state
@@ -61,10 +62,17 @@ class Image(Encoder):
             grid = (values.shape[-2], values.shape[-1])
             values = values.flatten(2).transpose(1, 2)  # [U, L, C]
         else:
-            side = int((values.shape[1] - values.shape[1] % 2) ** 0.5)
-            skipped = values.shape[1] - side * side
+            rows, columns = self._grid(pixels, values.shape[1])
+            skipped = values.shape[1] - rows * columns
             if skipped and not self.options.class_token:
                 values, skipped = values[:, skipped:], 0
-            grid = (side, side) if skipped == 0 else None
+            grid = (rows, columns) if skipped == 0 else None
         mask = torch.ones(values.shape[:2], dtype=torch.bool, device=values.device)
         return Tokens(values, mask, item=torch.zeros_like(mask, dtype=torch.long), grid=grid)
+
+    def _grid(self, pixels: Tensor, length: int) -> tuple[int, int]:
+        """Rows and columns of patches, which are the last of a transformer's tokens."""
+        patch = getattr(self.network.config, "patch_size", None)
+        if isinstance(patch, int) and 0 <= length - (pixels.shape[-2] // patch) * (pixels.shape[-1] // patch) < 16:
+            return pixels.shape[-2] // patch, pixels.shape[-1] // patch
+        return math.isqrt(length), math.isqrt(length)

@@ -33,7 +33,7 @@ class Table(Encoder):
     def forward(self, **tensors: Tensor) -> Tokens:
         parts = []
         if self.numbers is not None:
-            parts.append(self.numbers(tensors["table_numbers"], tensors["table_missing"]))
+            parts.append(self.numbers(tensors["table_numbers"].to(self.dtype), tensors["table_missing"]))
         if len(self.categories):
             columns = tensors["table_categories"].unbind(1)
             parts.append(torch.stack([embed(column) for embed, column in zip(self.categories, columns, strict=True)], 1))

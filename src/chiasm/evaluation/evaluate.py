@@ -101,7 +101,6 @@ class _Run:
         self.counts = Counter(read=0, used=0, quarantined=0, filtered=0)
         self.notes: Counter[str] = Counter()
         self.nonfinite: Counter[str] = Counter()
-        self.kept: dict[str, set[str]] = {name: set() for name in tasks}  # ids of the rows that are scored
         self.pairs: set[tuple[Any, ...]] = set()
         self.place: dict[str, int] = {}  # row id -> its index in the split
 
@@ -115,26 +114,32 @@ class _Run:
         self.notes.update(batches.notes)
         batches = batches.to(self.model.device)
         streams = self.model.encode(batches.pool)
-        for name, predictions in self._predict(batches, streams).items():
-            self._keep(name, predictions, rows)
+        kept = {name: self._keep(name, found, rows) for name, found in self._predict(batches, streams).items()}
         if not controls:
             return
         for input in dict.fromkeys(i for task in self.tasks.values() for i in task.inputs):
             for how in CONTROLS:
-                readers = [n for n, t in self.tasks.items() if input in t.inputs and not (how == "missing" and t.view == "towers")]
-                if readers:
-                    self._control(input, how, readers, opened, batches, streams)
+                real = {n: kept[n] for n, t in self.tasks.items() if n in kept and input in t.inputs}
+                if how == "missing":
+                    real = {n: found for n, found in real.items() if self.tasks[n].view != "towers"}
+                self._control(input, how, real, rows, batches, streams)
 
     def _control(
-        self, input: str, how: str, readers: list[str], opened: Sequence[Opened | BadSample], real: StepBatches, streams: Streams
+        self, input: str, how: str, real: dict[str, list[Prediction]], rows: Mapping[str, Opened], batches: StepBatches, streams: Streams
     ) -> None:
-        changed = self.collator(opened, control=(input, how)).to(self.model.device)
-        self.notes.update({code: times for code, times in changed.notes.items() if code not in real.notes})
-        rows = {o.sample.id: o for o in opened if isinstance(o, Opened)}
-        for name, predictions in self._predict(changed, self._encode_changed(changed, real, streams), readers).items():
-            predictions = [p for p in predictions if p.id in self.kept[name]]
-            self._describe(name, predictions, rows)
-            self.answers[name].controls.setdefault((input, how), []).extend(predictions)
+        """Predict again the rows that have the input; the others answer as they did."""
+        having = {name: self.answers[name].present.get(input, set()) for name in real}
+        opened = [o for i, o in rows.items() if any(i in ids for ids in having.values())]
+        found: dict[str, list[Prediction]] = {}
+        if opened:
+            changed = self.collator(opened, control=(input, how)).to(self.model.device)
+            self.notes.update({code: times for code, times in changed.notes.items() if code not in batches.notes})
+            found = self._predict(changed, self._encode_changed(changed, batches, streams), real)
+        for name, predictions in real.items():
+            again = {p.id: p for p in found.get(name, ())}
+            chosen = [again.get(p.id) if p.id in having[name] else p for p in predictions]
+            control = self.answers[name].controls.setdefault((input, how), [])
+            control += self._described(name, [p for p in chosen if p is not None], rows)
 
     def _predict(self, batches: StepBatches, streams: Streams, only: Iterable[str] | None = None) -> dict[str, list[Prediction]]:
         """Task name -> predictions with finite numbers; an answer from non-finite ones counts as wrong, a number or vector is left out."""
@@ -153,17 +158,18 @@ class _Run:
         return found
 
     def _encode_changed(self, changed: StepBatches, real: StepBatches, streams: Streams) -> Streams:
+        """Streams of a control's pool; what is equal to the real pool is not encoded again."""
         same = {name for name, tensors in changed.pool.items() if name in streams and _equal(tensors, real.pool[name])}
         fresh = {name: tensors for name, tensors in changed.pool.items() if name not in same}
         return {name: streams[name] for name in same} | (self.model.encode(fresh) if fresh else {})
 
-    def _keep(self, name: str, predictions: list[Prediction], rows: Mapping[str, Opened]) -> None:
+    def _keep(self, name: str, predictions: list[Prediction], rows: Mapping[str, Opened]) -> list[Prediction]:
+        """Add real predictions of one task to its answers, with all that is known about their rows; returns those that were kept."""
         answers, task = self.answers[name], self.tasks[name]
-        self._describe(name, predictions, rows)
+        self._described(name, predictions, rows)
         if task.view == "towers":  # embeddings are large, and a pair that occurs again adds nothing
             predictions = [p for p in predictions if self._is_new_pair(name, p)]
         answers.real += predictions
-        self.kept[name].update(p.id for p in predictions)
         for p in predictions:
             opened = rows[p.id]
             for input in task.inputs:
@@ -176,6 +182,7 @@ class _Run:
             for p in predictions:
                 blind = baseline.answer(rows[p.id].sample.parts)
                 said.append(dataclasses.replace(p, output=blind, score=None, probabilities=None))
+        return predictions
 
     def _is_new_pair(self, name: str, prediction: Prediction) -> bool:
         pair = (name, *prediction.target.values()) if isinstance(prediction.target, dict) else (name, prediction.id)
@@ -183,7 +190,7 @@ class _Run:
         self.pairs.add(pair)
         return is_new
 
-    def _describe(self, name: str, predictions: list[Prediction], rows: Mapping[str, Opened]) -> None:
+    def _described(self, name: str, predictions: list[Prediction], rows: Mapping[str, Opened]) -> list[Prediction]:
         """Add the row's groups, and to the two sides of a contrast what they are (equal keys are the same picture or text)."""
         for p in predictions:
             opened = rows[p.id]
@@ -191,6 +198,7 @@ class _Run:
             p.groups = {**{c: str(parts[c]) for c in self.group_columns if parts.get(c) is not None}, **p.groups}
             if self.tasks[name].view == "towers" and p.target is None and isinstance(p.output, dict):
                 p.target = {side: opened.keys.get(side) or str(parts.get(side)) for side in p.output}
+        return predictions
 
     def finish(self, seed: int) -> Evaluation:
         """The figures of all that was seen."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from chiasm.metrics.base import Metric
 from chiasm.types import Prediction
 
 RESAMPLES = 2000
-SLOW_ROWS = 1_000_000  # rows in all resamples together, for metrics that must be computed anew on each (areas under curves)
+SLOW_ROWS = 500_000  # rows in all resamples together, for metrics that must be computed anew on each (areas under curves)
 FEWEST_CLUSTERS = 20  # below this an interval says nothing, and neither does a verdict
 CHUNK = 4_000_000  # weights in memory at once
 
@@ -32,9 +33,8 @@ class Resampler:
 
     def sums(self, values: np.ndarray) -> np.ndarray:
         """Sums over the drawn rows: values [N, S] -> [resamples, S]."""
-        by_cluster = np.zeros((self.count, values.shape[1]))
-        np.add.at(by_cluster, self.cluster, values)
-        return np.concatenate([weights @ by_cluster for weights in self._weights(self.resamples)])
+        by_cluster = np.stack([np.bincount(self.cluster, weights=column, minlength=self.count) for column in values.T], axis=1)
+        return np.concatenate([weights @ by_cluster for weights in cluster_draws(self.count, self.resamples, self.seed)])
 
     def means(self, scores: np.ndarray) -> np.ndarray:
         """Means over the drawn rows: scores [N, K], NaN where a row has no part in it -> [resamples, K]."""
@@ -45,20 +45,32 @@ class Resampler:
     def rows(self) -> Iterator[np.ndarray]:
         """Row indices of each resample, for what can only be computed anew: 50 to 200 resamples, by the number of rows."""
         resamples = int(np.clip(SLOW_ROWS // max(len(self.cluster), 1), 50, 200))
-        order = np.argsort(self.cluster, kind="stable")
-        members = np.split(order, np.cumsum(np.bincount(self.cluster))[:-1])
-        for weights in self._weights(resamples):
+        starts = np.cumsum(np.bincount(self.cluster))[:-1]
+        members = np.split(np.argsort(self.cluster, kind="stable"), starts)
+        for weights in cluster_draws(self.count, resamples, self.seed):
             for drawn in weights:
                 yield np.concatenate([members[c] for c in np.repeat(np.arange(self.count), drawn.astype(int))])
 
-    def _weights(self, resamples: int) -> Iterator[np.ndarray]:
-        """How often each cluster is drawn, in chunks [b, clusters]."""
-        generator = np.random.default_rng(self.seed)
-        step = max(CHUNK // max(self.count, 1), 1)
-        for start in range(0, resamples, step):
-            rows = min(step, resamples - start)
-            drawn = generator.integers(self.count, size=(rows, self.count)) + self.count * np.arange(rows)[:, None]
-            yield np.bincount(drawn.ravel(), minlength=rows * self.count).reshape(rows, self.count).astype(float)
+
+def cluster_draws(count: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
+    """How often each of `count` clusters is drawn: chunks [b, count] of floats, `resamples` rows in all. The same for the same numbers."""
+    step = max(CHUNK // max(count, 1), 1)
+    if resamples <= step:
+        yield _drawn(count, resamples, seed)
+        return
+    generator = np.random.default_rng(seed)
+    for start in range(0, resamples, step):
+        yield _tally(generator, count, min(step, resamples - start))
+
+
+@lru_cache(maxsize=12)
+def _drawn(count: int, resamples: int, seed: int) -> np.ndarray:
+    return _tally(np.random.default_rng(seed), count, resamples)
+
+
+def _tally(generator: np.random.Generator, count: int, rows: int) -> np.ndarray:
+    drawn = generator.integers(count, size=(rows, count)) + count * np.arange(rows)[:, None]
+    return np.bincount(drawn.ravel(), minlength=rows * count).reshape(rows, count).astype(float)
 
 
 def percentile_interval(values: np.ndarray, *, level: float = 0.95) -> Interval:
@@ -72,22 +84,25 @@ def percentile_interval(values: np.ndarray, *, level: float = 0.95) -> Interval:
 
 def bootstrap(metric: Metric, predictions: Sequence[Prediction], clusters: Sequence[Hashable], *, seed: int = 0) -> dict[str, Interval]:
     """Variant of the metric -> its 95 % interval."""
-    draws = resampled(metric, predictions, Resampler(clusters, seed=seed))
-    return {variant: percentile_interval(values) for variant, values in draws.items()}
+    found = resampled(metric, predictions, Resampler(clusters, seed=seed))
+    return {variant: percentile_interval(values) for variant, (_, values) in found.items()}
 
 
-def resampled(metric: Metric, predictions: Sequence[Prediction], resampler: Resampler) -> dict[str, np.ndarray]:
-    """Variant -> the metric's value on every resample."""
+def resampled(metric: Metric, predictions: Sequence[Prediction], resampler: Resampler) -> dict[str, tuple[float, np.ndarray]]:
+    """Variant -> the metric's value, and its value on every resample."""
     if metric.per_sample:
         scores = metric.scores_by_variant(predictions)
-        means = resampler.means(np.stack(list(scores.values()), axis=1))
-        return dict(zip(scores, means.T, strict=True))
+        means = resampler.means(np.stack(list(scores.values()), axis=1)).T
+        return {variant: (float(np.nanmean(scores[variant])), column) for variant, column in zip(scores, means, strict=True)}
     statistics = metric.statistics(predictions)
     if statistics is not None:
+        whole = metric.from_statistics(statistics.sum(0))
         values = [metric.from_statistics(total) for total in resampler.sums(statistics)]
     else:
-        values = [metric.compute([predictions[i] for i in rows]) for rows in resampler.rows()]
-    return {variant: np.array([v.get(variant, np.nan) for v in values]) for variant in metric.compute(predictions)}
+        compute = metric.on_rows(predictions)
+        whole = compute(np.arange(len(predictions)))
+        values = [compute(rows) for rows in resampler.rows()]
+    return {variant: (value, np.array([v.get(variant, np.nan) for v in values])) for variant, value in whole.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,10 +131,13 @@ def paired(
     """Variant -> difference. Both lists are about the same rows in the same order; each resample draws the same rows of both."""
     assert [p.id for p in real] == [p.id for p in other], "paired() needs the same rows twice"
     resampler = Resampler(clusters, seed=seed)
-    before, after = metric.compute(real), metric.compute(other)
-    draws, draws_other = resampled(metric, real, resampler), resampled(metric, other, resampler)
-    intervals = {v: percentile_interval(draws_other[v] - draws[v]) for v in before if v in after}
-    return {v: Difference(before[v], after[v], interval, len(real), resampler.count) for v, interval in intervals.items()}
+    before, after = resampled(metric, real, resampler), resampled(metric, other, resampler)
+    found = {}
+    for variant in before.keys() & after.keys():
+        (value, values), (value_other, values_other) = before[variant], after[variant]
+        interval = percentile_interval(values_other - values)
+        found[variant] = Difference(value, value_other, interval, len(real), resampler.count)
+    return {variant: found[variant] for variant in before if variant in found}
 
 
 def verdict(input: str, metric: str, difference: Difference, *, how: str = "shuffled", higher_is_better: bool = True) -> str:

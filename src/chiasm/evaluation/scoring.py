@@ -29,12 +29,15 @@ class Answers:
     controls: dict[tuple[str, str], list[Prediction]] = field(default_factory=dict)  # (input, "shuffled"|"missing")
     references: dict[str, list[Prediction]] = field(default_factory=dict)  # "question only" -> what it would say
     present: dict[str, set[str]] = field(default_factory=dict)  # input -> ids of the rows that have it
-    media: dict[str, dict[str, str]] = field(default_factory=dict)  # input -> id -> key of its picture or clip
+    media: dict[str, dict[str, Hashable]] = field(default_factory=dict)  # input -> id -> key of its picture or clip
 
 
 def score(answers: Answers, found: Evaluation, *, seed: int = 0) -> None:
     """Add the figures of one task to `found`."""
     real = [p for p in answers.real if p.target is not None]
+    if not answers.real:
+        found.notes.append(f"{answers.task}: no row of this split is for this task")
+        return
     if not real:
         found.notes.append(f"{answers.task}: no row has a target, so there is no score")
         return
@@ -91,9 +94,8 @@ def _controls(
 ) -> None:
     """Score each control and reference. The figure is over all rows; the paired difference over the rows that have the input at all."""
     by_id = {p.id: p for p in answers.real}
-    others = {f"{i} {how}": (rows, answers.present.get(i)) for (i, how), rows in answers.controls.items()}
-    others |= {reference: (rows, None) for reference, rows in answers.references.items()}
-    for title, (rows, present) in others.items():
+    controls = [(f"{i} {how}", rows, answers.present[i]) for (i, how), rows in answers.controls.items() if answers.present.get(i)]
+    for title, rows, present in [*controls, *((name, rows, None) for name, rows in answers.references.items())]:
         rows = [p for p in rows if p.id in by_id]
         if not rows:
             continue

@@ -93,8 +93,9 @@ class Fusion(nn.Module):
         placed = {}
         for name in self.inputs:
             if name in streams:
-                values = self.placing[name](streams[name].values)
-                placed[name] = replace(streams[name], values=values.masked_fill(~streams[name].mask.unsqueeze(-1), 0.0))
+                hidden = ~streams[name].mask.unsqueeze(-1)
+                values = self.placing[name](streams[name].values.masked_fill(hidden, 0.0))  # else NaN there would reach gradients
+                placed[name] = replace(streams[name], values=values.masked_fill(hidden, 0.0))
         return placed
 
     def before(self, text: Tokens, streams: Streams, step: Step) -> Tokens:
@@ -134,7 +135,7 @@ class Fusion(nn.Module):
 
 
 class Placing(nn.Module):
-    """[U, L, W] -> [U, L, W]: optional normalisation, learned position and modality embedding, one input's own."""
+    """[U, K * L, W] -> [U, K * L, W]: optional normalisation, learned position and modality embedding, one input's own."""
 
     def __init__(self, options: Options, backbone: BackboneShape, stream: StreamShape):
         super().__init__()
@@ -142,14 +143,17 @@ class Placing(nn.Module):
         learned = options.positions == "learned" or (options.positions == "auto" and not stream.has_positions)
         if learned and stream.num_tokens is None:
             raise RecipeError(
-                "fusion.positions: learned needs a fixed number of tokens; set the encoder's `tokens` or the input's `seconds`"
+                "fusion.positions: learned needs a fixed number of tokens; set the encoder's `grid` (image) or `tokens` (audio), or positions: none"
             )
         length = stream.num_tokens if learned and stream.num_tokens is not None else 1
         self.position = nn.Parameter(torch.randn(length, backbone.width) * backbone.embedding_std) if options.positions != "none" else None
 
     def forward(self, values: Tensor) -> Tensor:
         values = self.norm(values)
-        return values if self.position is None else values + self.position
+        if self.position is None:
+            return values
+        items = values.shape[1] // len(self.position) if len(self.position) > 1 else 1  # several pictures: each has the same places
+        return values + self.position.repeat(items, 1)
 
 
 class Attention(nn.Module):
@@ -164,7 +168,7 @@ class Attention(nn.Module):
         if width % heads:
             raise RecipeError(f"fusion.heads: width {width} is not divisible by {heads} heads")
         self.heads, self.dropout = heads, dropout
-        self.query, self.key = nn.Linear(width, width), nn.Linear(width, width)
+        self.query, self.key = nn.Linear(width, width), nn.Linear(width, width, bias=False)  # a bias of keys cancels in the softmax
         self.value, self.output = nn.Linear(width, width), nn.Linear(width, width)
         if start == "matching":
             with torch.no_grad():
@@ -206,6 +210,7 @@ def at_placeholders(stream: Tokens, place: Tensor) -> tuple[Tensor, Tensor]:
     The n-th placeholder of a row takes the n-th token of the row's stream; elsewhere the result is arbitrary.
     """
     rows = stream.by_row()
-    ordinal = (place.long().cumsum(1) - 1).clamp(0, rows.mask.shape[1] - 1)  # [R, T]
+    wanted = place.long().cumsum(1) - 1  # [R, T]
+    ordinal = wanted.clamp(0, rows.mask.shape[1] - 1)
     values = rows.values.gather(1, ordinal.unsqueeze(-1).expand(-1, -1, rows.values.shape[-1]))
-    return values, rows.mask.gather(1, ordinal)
+    return values, rows.mask.gather(1, ordinal) & (wanted < rows.mask.shape[1])

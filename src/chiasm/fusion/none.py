@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
-from chiasm.fusion.base import Fusion
+from chiasm.fusion.base import BackboneShape, Fusion, StreamShape
 
 
 class NoFusion(Fusion):
@@ -12,3 +13,6 @@ class NoFusion(Fusion):
 
     interacts: ClassVar[bool] = False
     reads_streams: ClassVar[bool] = False
+
+    def __init__(self, options: Any, backbone: BackboneShape, streams: Mapping[str, StreamShape]):
+        super().__init__(options.model_copy(update={"inputs": ()}), backbone, streams)

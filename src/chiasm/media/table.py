@@ -64,7 +64,7 @@ class Table(base.Modality):
         self.number_columns: list[str] = list(self.options.numbers)
         self.category_columns: list[str] = list(self.options.categories)
         self.medians = self.means = self.spreads = np.zeros(0)  # [N]
-        self.vocabularies: list[list[str]] = []  # [C] lists of known categories
+        self.vocabularies: list[dict[str, int]] = []  # [C] category -> index
         self.missing: dict[str, int] = {}  # column -> gaps among the training rows
         self.fitted = False
 
@@ -93,7 +93,7 @@ class Table(base.Modality):
         self.category_columns = [*self.options.categories, *(c for c in others if not numeric[c])]
         scales = [_scale([row.get(column) for row in rows]) for column in self.number_columns]
         self.medians, self.means, self.spreads = np.array(scales, dtype=np.float64).reshape(-1, 3).T
-        self.vocabularies = [self._vocabulary([row.get(column) for row in rows]) for column in self.category_columns]
+        self.vocabularies = [_indexed(self._vocabulary([row.get(column) for row in rows])) for column in self.category_columns]
         self.missing = {c: sum(_is_gap(row.get(c), number=True) for row in rows) for c in self.number_columns}
         self.missing |= {c: sum(_is_gap(row.get(c)) for row in rows) for c in self.category_columns}
         self.fitted = True
@@ -105,7 +105,7 @@ class Table(base.Modality):
             raise RecipeError("a table input must see the training rows (fit) before it reads one")
         numbers = tuple(_number(value.get(column), column) for column in self.number_columns)
         categories = tuple(_category(value.get(column), column) for column in self.category_columns)
-        unseen = any(c is not None and c not in known for c, known in zip(categories, self._known, strict=True))
+        unseen = any(c is not None and c not in known for c, known in zip(categories, self.vocabularies, strict=True))
         return Row(numbers, categories), ("rare or unseen category",) if unseen else ()
 
     def collate(self, values: Sequence[Row]) -> dict[str, Tensor]:
@@ -113,7 +113,7 @@ class Table(base.Modality):
         numbers = np.array([value.numbers for value in values], dtype=np.float64).reshape(len(values), len(self.number_columns))
         missing = np.isnan(numbers)
         scaled = (np.where(missing, self.medians, numbers) - self.means) / self.spreads
-        indices = [[self._index(c, known) for c, known in zip(value.categories, self._known, strict=True)] for value in values]
+        indices = [[self._index(c, known) for c, known in zip(value.categories, self.vocabularies, strict=True)] for value in values]
         return {
             "table_numbers": torch.from_numpy(scaled.clip(-FARTHEST, FARTHEST).astype(np.float32)),
             "table_missing": torch.from_numpy(missing),
@@ -127,20 +127,15 @@ class Table(base.Modality):
             "medians": self.medians.tolist(),
             "means": self.means.tolist(),
             "spreads": self.spreads.tolist(),
-            "vocabularies": self.vocabularies,
+            "vocabularies": [list(known) for known in self.vocabularies],
             "missing": self.missing,
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
         self.number_columns, self.category_columns = list(state["numbers"]), list(state["categories"])
         self.medians, self.means, self.spreads = (np.array(state[k], dtype=np.float64) for k in ("medians", "means", "spreads"))
-        self.vocabularies, self.missing = [list(known) for known in state["vocabularies"]], dict(state["missing"])
+        self.vocabularies, self.missing = [_indexed(known) for known in state["vocabularies"]], dict(state["missing"])
         self.fitted = True
-
-    @property
-    def _known(self) -> list[dict[str, int]]:
-        """Per category column: category -> index."""
-        return [{category: FIRST + place for place, category in enumerate(known)} for known in self.vocabularies]
 
     @staticmethod
     def _index(category: str | None, known: Mapping[str, int]) -> int:
@@ -151,6 +146,10 @@ class Table(base.Modality):
         counts = Counter(str(value).strip() for value in values if not _is_gap(value) and isinstance(value, (str, Real)))
         kept = [category for category, count in counts.items() if count >= self.options.min_count]
         return sorted(kept, key=lambda category: (-counts[category], category))[: self.options.max_categories]
+
+
+def _indexed(categories: Sequence[str]) -> dict[str, int]:
+    return {category: FIRST + place for place, category in enumerate(categories)}
 
 
 def _is_gap(value: Any, *, number: bool = False) -> bool:

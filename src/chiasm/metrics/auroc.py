@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+import numpy as np
 from sklearn.metrics import roc_auc_score
 
 from chiasm.metrics.base import Metric, is_multi_label, positive, probability_table
@@ -14,11 +15,18 @@ class Auroc(Metric):
     """Two classes: of the positive one. More, or several labels a row: the mean over classes, each against the rest."""
 
     def compute(self, predictions: Sequence[Prediction]) -> dict[str, float]:
+        return self.on_rows(predictions)(np.arange(len(predictions)))
+
+    def on_rows(self, predictions: Sequence[Prediction]) -> Callable[[np.ndarray], dict[str, float]]:
         names, truth, probability = probability_table(predictions)
-        varied = [i for i in range(len(names)) if 0 < truth[:, i].sum() < len(truth)]
-        values = {names[i]: float(roc_auc_score(truth[:, i], probability[:, i])) for i in varied}
-        if not values:
-            return {}
-        if len(names) == 2 and not is_multi_label(predictions):
-            return {"": values[positive(names)]}
-        return {"": sum(values.values()) / len(values)}
+        binary = len(names) == 2 and not is_multi_label(predictions)
+        columns = [names.index(positive(names))] if binary else range(len(names))
+        known = np.isfinite(probability.sum(axis=1))
+
+        def area(rows: np.ndarray) -> dict[str, float]:
+            rows = rows[known[rows]]
+            varied = [i for i in columns if 0 < truth[rows, i].sum() < len(rows)]
+            values = [float(roc_auc_score(truth[rows, i], probability[rows, i])) for i in varied]
+            return {"": sum(values) / len(values)} if values else {}
+
+        return area

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import string
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any, ClassVar
 
 import numpy as np
@@ -39,6 +40,10 @@ class Metric:
         """The number from a sum [S] of `statistics`."""
         raise NotImplementedError
 
+    def on_rows(self, predictions: Sequence[Prediction]) -> Callable[[np.ndarray], dict[str, float]]:
+        """A function of row indices (repeats allowed) that gives `compute` of those rows; prepares once what many resamples share."""
+        return lambda rows: self.compute([predictions[i] for i in rows])
+
     def notes(self, predictions: Sequence[Prediction]) -> list[str]:
         """What a reader must know beside the number, e.g. among how many candidates."""
         return []
@@ -50,7 +55,12 @@ class Metric:
 
 def normalise(text: Any, *, punctuation: bool = True) -> str:
     """Text for comparing answers: NFKC, lower case, single spaces; without punctuation where `punctuation` is False."""
-    folded = unicodedata.normalize("NFKC", label(text)).casefold()
+    return _normalise(label(text), punctuation)
+
+
+@lru_cache(maxsize=100_000)
+def _normalise(text: str, punctuation: bool) -> str:
+    folded = unicodedata.normalize("NFKC", text).casefold()
     if not punctuation:
         folded = folded.translate(str.maketrans("", "", string.punctuation))
     return " ".join(folded.split())
@@ -58,11 +68,13 @@ def normalise(text: Any, *, punctuation: bool = True) -> str:
 
 def accepted(target: Any) -> list[Any]:
     """The answers that count as right: a list is several, anything else is one."""
-    return list(target) if isinstance(target, (list, tuple, set, frozenset)) else [target]
+    return [target] if isinstance(target, str) or not isinstance(target, (list, tuple, set, frozenset)) else list(target)
 
 
 def label(value: Any) -> str:
     """A class name as text, so that 1, 1.0, True from a table and "1", "true" from a model are the same."""
+    if isinstance(value, str):
+        return value
     if value is None:
         return ""
     if isinstance(value, (bool, np.bool_)):
@@ -86,12 +98,12 @@ def label_table(predictions: Sequence[Prediction]) -> tuple[list[str], np.ndarra
 
 
 def probability_table(predictions: Sequence[Prediction]) -> tuple[list[str], np.ndarray, np.ndarray]:
-    """(names, truth [N, C] 0/1, probability [N, C]) of the rows that carry probabilities."""
-    rows = [p for p in predictions if p.probabilities]
-    names = sorted({label(name) for p in rows for name in p.probabilities or {}})
-    by_name = [{label(k): v for k, v in (p.probabilities or {}).items()} for p in rows]
-    probability = np.array([[row.get(name, 0.0) for name in names] for row in by_name], dtype=float).reshape(len(rows), len(names))
-    return names, _indicator([{label(v) for v in accepted(p.target)} for p in rows], names), probability
+    """(names, truth [N, C] 0/1, probability [N, C]); NaN in the rows that carry no probabilities."""
+    by_name = [{label(k): v for k, v in (p.probabilities or {}).items()} for p in predictions]
+    names = sorted(set().union(*by_name))
+    lines = [[row.get(name, 0.0) for name in names] if row else [np.nan] * len(names) for row in by_name]
+    probability = np.array(lines, dtype=float).reshape(len(lines), len(names))
+    return names, _indicator([{label(v) for v in accepted(p.target)} for p in predictions], names), probability
 
 
 def positive(names: Sequence[str]) -> str:

@@ -19,14 +19,21 @@ class Bleu(Metric):
     def __init__(self, lowercase: bool = True):
         self.bleu = BLEU(lowercase=lowercase, max_ngram_order=ORDER)
         self.sentence = BLEU(lowercase=lowercase, max_ngram_order=ORDER, effective_order=True)  # counts only; silences a warning
+        self.known: dict[tuple[str, tuple[str, ...]], list[float]] = {}  # resamples, groups and controls ask for the same again
 
     def compute(self, predictions: Sequence[Prediction]) -> dict[str, float]:
         return self.from_statistics(self.statistics(predictions).sum(0))
 
     def statistics(self, predictions: Sequence[Prediction]) -> np.ndarray:
         """[N, 10]: n-grams that match, n-grams there are, length, length of the closest reference."""
-        found = [self.sentence.sentence_score(label(p.output), [label(t) for t in accepted(p.target)]) for p in predictions]
-        return np.array([[*s.counts, *s.totals, s.sys_len, s.ref_len] for s in found], dtype=float).reshape(len(found), 2 * ORDER + 2)
+        found = [self._counts(label(p.output), tuple(label(t) for t in accepted(p.target))) for p in predictions]
+        return np.array(found, dtype=float).reshape(len(found), 2 * ORDER + 2)
+
+    def _counts(self, answer: str, references: tuple[str, ...]) -> list[float]:
+        if (answer, references) not in self.known:
+            score = self.sentence.sentence_score(answer, references)
+            self.known[answer, references] = [*score.counts, *score.totals, score.sys_len, score.ref_len]
+        return self.known[answer, references]
 
     def from_statistics(self, total: np.ndarray) -> dict[str, float]:
         counts = [int(v) for v in total]

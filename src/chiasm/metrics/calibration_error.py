@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from sklearn.calibration import calibration_curve
@@ -22,10 +22,16 @@ class CalibrationError(Metric):
         self.bins = bins
 
     def compute(self, predictions: Sequence[Prediction]) -> dict[str, float]:
+        return self.on_rows(predictions)(np.arange(len(predictions)))
+
+    def on_rows(self, predictions: Sequence[Prediction]) -> Callable[[np.ndarray], dict[str, float]]:
         right, sure = self._pairs(predictions)
+        return lambda rows: self._error(right[rows].ravel(), sure[rows].ravel())
+
+    def _error(self, right: np.ndarray, sure: np.ndarray) -> dict[str, float]:
+        right, sure = right[~np.isnan(sure)], sure[~np.isnan(sure)].clip(0, 1)
         if not len(sure):
             return {}
-        sure = sure.clip(0, 1)
         accuracy, confidence = calibration_curve(right, sure, n_bins=self.bins, strategy="uniform", pos_label=1)
         edges = np.linspace(0, 1, self.bins + 1)[1:-1]  # scikit-learn's own binning; it leaves out empty bins
         rows = np.bincount(np.searchsorted(edges, sure), minlength=self.bins)
@@ -33,10 +39,9 @@ class CalibrationError(Metric):
         return {"": float((np.abs(accuracy - confidence) * rows).sum() / rows.sum())}
 
     def _pairs(self, predictions: Sequence[Prediction]) -> tuple[np.ndarray, np.ndarray]:
+        """(whether right, how sure) of each row [N], or of each label of each row [N, C]; NaN where it is not known how sure."""
         if is_multi_label(predictions) and any(p.probabilities for p in predictions):
-            _, truth, probability = probability_table(predictions)
-            return truth.ravel(), probability.ravel()
-        rows = [p for p in predictions if p.score is not None or p.probabilities]
-        sure = [p.score if p.score is not None else max((p.probabilities or {}).values()) for p in rows]
-        right = [normalise(p.output) in {normalise(t) for t in accepted(p.target)} for p in rows]
+            return probability_table(predictions)[1:]
+        sure = [p.score if p.score is not None else max((p.probabilities or {}).values(), default=np.nan) for p in predictions]
+        right = [normalise(p.output) in {normalise(t) for t in accepted(p.target)} for p in predictions]
         return np.array(right, dtype=int), np.array(sure, dtype=float)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 
-from chiasm.metrics.base import Metric, accepted, normalise
+from chiasm.metrics.base import Metric, accepted, label, normalise
 from chiasm.types import Prediction
 
 
@@ -17,12 +18,15 @@ class TokenF1(Metric):
     per_sample = True
 
     def scores(self, predictions: Sequence[Prediction]) -> np.ndarray:
-        return np.array([max((_overlap(p.output, t) for t in accepted(p.target)), default=0.0) for p in predictions], dtype=float)
+        return np.array(
+            [max((_overlap(label(p.output), label(t)) for t in accepted(p.target)), default=0.0) for p in predictions], dtype=float
+        )
 
 
-def _overlap(answer: object, target: object) -> float:
+@lru_cache(maxsize=100_000)
+def _overlap(answer: str, target: str) -> float:
     ours, theirs = (Counter(normalise(text, punctuation=False).split()) for text in (answer, target))
     if not ours or not theirs:
-        return float(ours == theirs and answer is not None)
+        return float(ours == theirs)
     shared = (ours & theirs).total()
     return 2 * shared / (ours.total() + theirs.total())

@@ -119,7 +119,8 @@ def _of_task(verdicts: Sequence[str], task: str) -> list[str]:
 
 
 def _interval(bounds: Sequence[float | None] | None) -> str:
-    return "" if not bounds or None in bounds else f"[{figure(bounds[0])}, {figure(bounds[1])}]"
+    known = [figure(bound) for bound in bounds or () if bound is not None]
+    return f"[{', '.join(known)}]" if len(known) == 2 else ""
 
 
 def _difference(found: Mapping[str, Any] | None) -> str:

@@ -93,6 +93,10 @@ class Job:
         name = best.split if best else "validation"
         if state.evaluated == state.step or not self.materials.has(name):
             return
+        columns = set(self.materials.split(name).source.columns) | set(self.recipe.inputs)
+        tasks = {name: task for name, task in tasks.items() if set(task.targets) <= columns}
+        if not tasks:
+            return  # this stage learns from columns that the split does not have
         model, workers = self.materials.model, self.recipe.train.num_workers
         found = run_validation(
             evaluate, model, self.materials.processor, self.materials.split(name), tasks, num_workers=workers, poll=self.poll

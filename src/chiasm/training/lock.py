@@ -79,5 +79,5 @@ def _answers(pid: int) -> str | None:
     except ProcessLookupError:
         return None
     except PermissionError:
-        pass
+        return "running"
     return "running"

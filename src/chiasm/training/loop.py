@@ -21,6 +21,7 @@ from chiasm.data.order import plan_epoch
 from chiasm.recipe import Recipe, StageSpec
 from chiasm.training import checkpoint
 from chiasm.training.display import Display
+from chiasm.training.feature_cache import NotCached, cacheable_inputs, with_features
 from chiasm.training.influence import check_influence
 from chiasm.training.job import Job, begin, finish, stage_tasks
 from chiasm.training.lock import run_lock
@@ -89,6 +90,8 @@ def train_stage(job: Job, stage: StageSpec) -> None:
     plan_of = partial(plan_epoch, split, seed=seed, batch_size=stage.batch_size, group_rows=settings.group_rows)
     plan = plan_of(epoch=state.epoch)
     clock = StageClock(state, stage, steps_per_epoch=math.ceil(len(plan) / stage.accumulate))
+    if clock.passes > 1:
+        split, collator = _cache_features(job, tasks, split, collator)
     job.display.begin(f"stage {stage.name}", clock.done())
     while clock.done() < 1 and not job.stops_early():
         plan = plan_of(epoch=state.epoch)
@@ -172,6 +175,21 @@ def _grouped(loader: Iterable[StepBatches], count: int) -> Iterator[list[StepBat
     batches = iter(loader)
     while group := list(itertools.islice(batches, count)):
         yield group
+
+
+def _cache_features(job: Job, tasks: Mapping[str, Any], split: Any, collator: Collator) -> tuple[Any, Collator]:
+    """Where media would be encoded again and again by a frozen encoder: a split and a collator that read stored features instead."""
+    model, processor = job.materials.model, job.materials.processor
+    read = dict.fromkeys(name for task in tasks.values() for name in task.inputs)
+    for name in cacheable_inputs(model, processor, list(read)):
+        try:
+            processor, split, store = with_features(
+                model, processor, split, name, precision=job.precision, workers=job.recipe.train.num_workers
+            )
+            job.display.line(f"features of {name} ({len(store.places)} distinct) are read from {store.folder}")
+        except NotCached as reason:
+            job.display.line(f"note: features of {name} are computed anew in every epoch: {reason}")
+    return split, Collator(list(tasks.values()), processor, modality_dropout=job.recipe.train.modality_dropout)
 
 
 def _check_influence(

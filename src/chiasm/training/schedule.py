@@ -33,6 +33,8 @@ class StageClock:
         self._seconds = stage.max_minutes and stage.max_minutes * 60
         self._state, self._before, self._start = state, state.seconds, time.monotonic()
 
+        self.passes = (self._steps or math.inf) / steps_per_epoch  # over the data, at most
+
     def done(self, ahead: float = 0.0) -> float:
         """0..1; `ahead`: as if so many more steps were done."""
         self._state.seconds = self._before + time.monotonic() - self._start

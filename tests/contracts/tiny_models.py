@@ -1,0 +1,128 @@
+"""Tiny two-layer composites for the contract tests: any fusion on any kind of backbone, with pictures and sounds."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+
+from chiasm.assemble import build
+from chiasm.components import names
+from chiasm.recipe import load_recipe
+from chiasm.types import Sample, Streams
+
+WORDS = ["is there a red cat ?", "what is this sound ?", "a blue dog and a green house near the old bridge", "yes", "no", "answer :"]
+VIT = {"arch": "vit", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24, "patch_size": 8}
+LOG_MEL = {
+    **{"arch": "resnet", "embedding_size": 8, "hidden_sizes": [12, 16], "depths": [1, 1], "layer_type": "basic"},
+    **{"mels": 8, "tokens": 3, "first_pooling": False},
+}
+NEITHER_DROPS = {"attention_probs_dropout_prob": 0.0, "hidden_dropout_prob": 0.0}
+GPT2 = {"arch": "gpt2", "n_embd": 32, "n_layer": 2, "n_head": 4, "n_inner": 48, "n_positions": 64, "initializer_range": 0.3}
+SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48, "initializer_range": 0.3}
+DECODER = {**SMALL, "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 64}
+BACKBONES: dict[str, dict[str, Any]] = {
+    "gpt2": {**GPT2, "attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0, "tokenizer": "words"},
+    "qwen3": {"arch": "qwen3", **DECODER, "tokenizer": "words"},
+    "llama": {"arch": "llama", **DECODER, "tie_word_embeddings": False, "tokenizer": "words"},
+    "bert": {"kind": "bidirectional", "arch": "bert", **SMALL, **NEITHER_DROPS, "max_position_embeddings": 64, "tokenizer": "words"},
+    "latent": {"kind": "latent", "arch": "bert", **SMALL, **NEITHER_DROPS, "latents": 3},
+}
+CAUSAL = ("gpt2", "qwen3")
+HYBRID = {"type": "hybrid", "parts": [{"type": "cross_attention", "inputs": ["image"]}, {"type": "early", "inputs": ["audio"]}]}
+VARIANTS: dict[str, dict[str, Any]] = {
+    "late": {"type": "late", "normalize": True},
+    "late sum": {"type": "late", "combine": "sum"},
+    "late gated": {"type": "late", "combine": "gated"},
+    "late decisions": {"type": "late", "combine": "decisions"},
+    "hybrid": HYBRID,
+    "hybrid late": {"type": "hybrid", "parts": [{"type": "gated_cross_attention", "every": 2}, {"type": "late", "combine": "decisions"}]},
+}
+FUSIONS: dict[str, dict[str, Any]] = {**{name: {"type": name} for name in names("fusion")}, **VARIANTS}
+OWN_WEIGHTS = {"type": "cross_attention", "weights": "backbone"}
+
+
+def cells() -> list[tuple[str, str]]:
+    """(fusion, backbone) for every strategy on every kind of backbone."""
+    return [(fusion, backbone) for fusion in [*FUSIONS, "own weights"] for backbone in valid(fusion)]
+
+
+def valid(fusion: str) -> tuple[str, ...]:
+    return ("gpt2",) if fusion == "own weights" else (*CAUSAL, "bert", "latent")
+
+
+@lru_cache(maxsize=64)
+def tiny(fusion: str, backbone: str) -> tuple[Any, Any]:
+    """(model in eval mode with half-open gates, processor); shared between tests, which leave it as it is."""
+    model, processor = assembled(FUSIONS.get(fusion, OWN_WEIGHTS), backbone)
+    with torch.no_grad():
+        for gate in model.fusion.gates():
+            gate.fill_(0.5)
+    return model, processor
+
+
+def assembled(fusion: dict[str, Any], backbone: str, **changes: Any) -> tuple[Any, Any]:
+    """(model, processor) of a recipe with an image, a sound and, where the backbone reads text, a question; noise in place of zeros."""
+    inputs: dict[str, Any] = {
+        "image": {"modality": "image", "size": 16},
+        "audio": {"modality": "audio", "sampling_rate": 8000, "seconds": 0.1},
+    }
+    latent = backbone == "latent"
+    writes = {"type": "generate", "prompt": "{question}", "target": "{answer}"}
+    chooses = {"type": "classify", "target": "answer", "dropout": 0.0}
+    recipe = {
+        "inputs": inputs if latent else {**inputs, "question": "text"},
+        "encoders": {"image": {**VIT, **NEITHER_DROPS}, "audio": LOG_MEL},
+        "backbone": BACKBONES[backbone],
+        "fusion": fusion,
+        "tasks": {"answer": chooses if latent or backbone == "bert" else writes},
+        **changes,
+    }
+    model, processor = build(load_recipe(recipe), rows(), WORDS)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("bias") or parameter.ndim == 0:
+                parameter.add_(0.05 * torch.randn_like(parameter))
+    return model.eval(), processor
+
+
+def rows(count: int = 4) -> list[Sample]:
+    parts = [{"image": picture(i), "audio": sound(i), "question": WORDS[i % 3], "answer": ["yes", "no"][i % 2]} for i in range(count)]
+    return [Sample(f"row{i}", part) for i, part in enumerate(parts)]
+
+
+def picture(seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 255, (16, 16, 3), dtype=np.uint8)
+
+
+def sound(seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).uniform(-0.5, 0.5, 800).astype(np.float32)
+
+
+def prepared(processor: Any, which: list[int], *, image: list[Any] | None = None, audio: list[Any] | None = None, **more: Any) -> Any:
+    """The processor's output for rows `which`; pictures and sounds as given, else one each. A latent backbone gets no text."""
+    texts = [WORDS[i % 3] if processor.layout["close"] or "question" in processor.inputs else "" for i in which]
+    images = [picture(i) for i in which] if image is None else image
+    sounds = [sound(i) for i in which] if audio is None else audio
+    media = {"images": images, "audio": sounds}
+    return processor(text=texts, **{k: v for k, v in media.items() if any(i is not None for i in v)}, **more)
+
+
+def routed(model: Any, inputs: Any) -> Streams:
+    """Encoded streams of the inputs, each row with its units."""
+    pool, _ = model.model.pool_of({k: v for k, v in inputs.items() if k not in ("input_ids", "attention_mask")})
+    return model.model.route(model.encode(pool), inputs, len(inputs["input_ids"]))
+
+
+def results(model: Any, inputs: Any, streams: Streams | None = None) -> list[torch.Tensor]:
+    """One vector per row and visible token of each branch, weighted as the fusion weighs it; equal inputs give equal results."""
+    if streams is None:
+        streams = routed(model, inputs)
+    fused = model.model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], streams=streams).fused
+    found = []
+    for number, tokens in enumerate(fused.branches.values()):
+        weight = 1.0 if fused.mix is None else fused.mix[:, number, None, None]
+        found.append([row[mask] for row, mask in zip(tokens.values * weight, tokens.mask, strict=True)])
+    return [torch.cat(parts) for parts in zip(*found, strict=True)]
