@@ -74,13 +74,14 @@ def declare_inputs(recipe: Recipe, samples: Sequence[Sample]) -> dict[str, Any]:
     inputs: dict[str, Any] = {}
     for name, spec in recipe.inputs.items():
         if spec.modality == "text":
-            inputs[name] = {"modality": "text", "options": dict(spec.options)}
+            inputs[name] = {"modality": "text", "options": dict(spec.options), "place": len(inputs)}
             continue
         kind = components.find("modality", spec.modality)
         wanted = pretrained_preprocessing(recipe.encoder_for(name), spec.modality)
         modality = kind(kind.Options(**{**{k: v for k, v in wanted.items() if k in kind.Options.model_fields}, **spec.options}))
         modality.fit([modality.raw(sample.parts, name) for sample in samples])
-        inputs[name] = {"modality": spec.modality, "options": modality.options.model_dump(mode="json"), "state": modality.state()}
+        options = modality.options.model_dump(mode="json")
+        inputs[name] = {"modality": spec.modality, "options": options, "state": modality.state(), "place": len(inputs)}
     return inputs
 
 
@@ -116,8 +117,8 @@ def declare_tasks(recipe: Recipe, samples: Sequence[Sample]) -> dict[str, Any]:
     tasks = {}
     for name, task in make_tasks(recipe).items():
         task.fit(samples)
-        spec = recipe.tasks[name]
-        tasks[name] = {"type": spec.type, "weight": spec.weight, "options": task.options.model_dump(mode="json"), "state": task.state()}
+        spec, options = recipe.tasks[name], task.options.model_dump(mode="json")
+        tasks[name] = {"type": spec.type, "weight": spec.weight, "options": options, "state": task.state(), "place": len(tasks)}
     return tasks
 
 
@@ -172,10 +173,11 @@ def text_layout(kind: Any, recipe: Recipe, tokenizer: Any) -> dict[str, Any]:
     """How a row begins and ends, and where placeholders stand that a prompt does not place."""
     if not kind.reads_text:
         latents = kind.Options(**own_options(kind, recipe.backbone.options)).latents
-        return {"first": False, "start": [tokenizer.pad_token_id] * latents, "close": []}
+        return {"first": False, "start": [tokenizer.pad_token_id] * latents, "close": [], "side": "right"}
     start = tokenizer.cls_token_id if tokenizer.cls_token_id is not None else tokenizer.bos_token_id
     close = tokenizer.sep_token_id if not kind.causal else None
-    return {"first": kind.placeholders_first, "start": [] if start is None else [start], "close": [] if close is None else [close]}
+    edges = {"start": [] if start is None else [start], "close": [] if close is None else [close]}
+    return {"first": kind.placeholders_first, **edges, "side": "left" if kind.generates else "right"}
 
 
 # ---- encoders

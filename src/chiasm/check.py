@@ -68,7 +68,8 @@ def check_data(path: Path) -> Check:
     for name, split in report["splits"].items():
         found.lines.append(f"{name}: {split['rows']:,} rows")
         for column, facts in split["columns"].items():
-            about = ", ".join(f"{key} {value}" for key, value in facts.items() if key != "kind" and isinstance(value, int | float | str))
+            counted = [f"{key} {value}" for key, value in facts.items() if key not in ("kind", "why") and isinstance(value, int | float | str)]
+            about = ", ".join([*filter(None, [facts.get("why")]), *counted])
             found.lines.append(f"  {column}: {facts.get('kind', '')}" + (f" ({about})" if about else ""))
     return found
 
@@ -115,10 +116,11 @@ def check_stages(recipe: Recipe, materials: Materials, found: Check) -> None:
         steps = stage.steps or (stage.epochs or 1) * -(-len(plan) // stage.accumulate)
         seconds = timed_step(materials, split.open_rows(plan[0]), stage.tasks)
         megabytes = (total * 4 + trainable * 4 * (STEP_STATES - 1)) / 2**20
-        length = f"about {steps * seconds * stage.accumulate / 60:.1f} min" if stage.max_minutes is None else f"at most {stage.max_minutes:g} min"
+        minutes = steps * seconds * stage.accumulate / 60
+        length = f"about {minutes:.1f} min" if stage.max_minutes is None else f"at most {stage.max_minutes:g} min"
         found.lines.append(
-            f"stage {stage.name}: {trainable:,} of {total:,} parameters train, {steps:,} steps of {stage.batch_size * stage.accumulate} rows, "
-            f"{length} here; weights and optimizer {megabytes:.0f} MB, and activations"
+            f"stage {stage.name}: {trainable:,} of {total:,} parameters train, {steps:,} steps of "
+            f"{stage.batch_size * stage.accumulate} rows, {length} here; weights and optimizer {megabytes:.0f} MB, and activations"
         )
         found.lines += [f"  {row.part}: {row.trainable:,} of {row.parameters:,}" for row in rows]
         found.facts["stages"][stage.name] = {"trainable": trainable, "steps": steps, "seconds_per_step": seconds, "megabytes": megabytes}

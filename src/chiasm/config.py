@@ -20,17 +20,19 @@ class ChiasmConfig(PreTrainedConfig):
     sub_configs = {"text_config": AutoConfig}
 
     text_config: dict[str, Any] | PreTrainedConfig | None = None
-    inputs: dict[str, Any] | None = None  # name -> {modality, options, state}
+    inputs: dict[str, Any] | None = None  # name -> {modality, options, state, place}
     encoders: dict[str, Any] | None = None  # input -> {type, options, config, connector}
     backbone: dict[str, Any] | None = None  # {kind, options}
     fusion: dict[str, Any] | None = None  # as in the recipe, with its type
-    tasks: dict[str, Any] | None = None  # name -> {type, weight, options, state}
+    tasks: dict[str, Any] | None = None  # name -> {type, weight, options, state, place}
     placeholder_ids: dict[str, int] | None = None  # input whose tokens enter the sequence -> id of its placeholder
     tie_word_embeddings: bool = True
 
     def __post_init__(self, **kwargs: Any) -> None:
         for name in ("inputs", "encoders", "backbone", "fusion", "tasks", "placeholder_ids"):
             setattr(self, name, getattr(self, name) or {})
+        self.inputs, self.tasks = in_order(self.inputs), in_order(self.tasks)
+        self.encoders, self.placeholder_ids = ({n: d[n] for n in self.inputs if n in d} for d in (self.encoders, self.placeholder_ids))
         if isinstance(self.text_config, dict):
             text = dict(self.text_config)
             self.text_config = AutoConfig.for_model(text.pop("model_type"), **text)
@@ -46,3 +48,8 @@ class ChiasmConfig(PreTrainedConfig):
     @property
     def audio_token_id(self) -> int | None:
         return (self.placeholder_ids or {}).get("audio")
+
+
+def in_order(entries: dict[str, Any]) -> dict[str, Any]:
+    """The entries by their `place` in the recipe, which JSON with sorted keys forgets; fusions depend on the order of inputs."""
+    return dict(sorted(entries.items(), key=lambda entry: entry[1].get("place", 0)))

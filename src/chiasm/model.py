@@ -192,9 +192,11 @@ class ChiasmForConditionalGeneration(ChiasmPreTrainedModel, GenerationMixin):
         if streams is None:
             streams = self.model.encode(self.model.pool_of(media)[0])
         model_kwargs["streams"] = streams = self.model.route(streams, media, rows)
-        if not inputs_tensor.is_floating_point():  # placeholders of absent media stay hidden at every later step
-            mask = model_kwargs["attention_mask"]
-            model_kwargs["attention_mask"] = self.model.see(mask.bool(), self.model.placeholders(inputs_tensor), streams).to(mask.dtype)
+        if self.config.placeholder_ids and not inputs_tensor.is_floating_point():  # those of absent media stay hidden at every later step
+            mask = model_kwargs.get("attention_mask")
+            mask = torch.ones_like(inputs_tensor) if mask is None else mask
+            seen = self.model.see(mask.bool(), self.model.placeholders(inputs_tensor), streams).long()
+            model_kwargs |= {"attention_mask": seen, "position_ids": (seen.cumsum(1) - 1).clamp_min(0)}
         return model_kwargs
 
     def _expand_inputs_for_generation(self, expand_size: int = 1, **kwargs: Any) -> tuple[Any, dict[str, Any]]:

@@ -6,6 +6,7 @@ and build token ids with the same methods. A user's text never becomes a special
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from transformers import BatchFeature, PreTrainedTokenizerFast, ProcessorMixin
 
 from chiasm import components
 from chiasm.components import did_you_mean
+from chiasm.config import in_order
 from chiasm.types import BadInput, Sample
 
 SPECIAL = {"pad_token": "<pad>", "unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
@@ -37,7 +39,8 @@ class ChiasmProcessor(ProcessorMixin):
     """Tokenizer plus one modality per non-text input.
 
     inputs: name -> {modality, options, state}; placeholder_counts: how many sequence places one item of an input takes, for those inputs
-    whose tokens enter the sequence; layout: {first: whether placeholders stand in front, start: ids, close: ids}.
+    whose tokens enter the sequence; layout: {first: whether placeholders stand in front, start: ids, close: ids,
+    side: of the padding}.
     """
 
     def __init__(
@@ -48,11 +51,14 @@ class ChiasmProcessor(ProcessorMixin):
         layout: dict[str, Any] | None = None,
         chat_template: str | None = None,
     ):
-        self.inputs = inputs or {}
-        self.placeholder_counts = placeholder_counts or {}
-        self.layout = layout or {"first": True, "start": [], "close": []}
+        self.inputs = in_order(inputs or {})
+        counts = placeholder_counts or {}
+        self.placeholder_counts = {name: counts[name] for name in self.inputs if name in counts}
+        self.layout = layout or {"first": True, "start": [], "close": [], "side": "left"}
         self.modalities = build_modalities(self.inputs)
         super().__init__(tokenizer, chat_template=chat_template)
+        if tokenizer is not None:
+            tokenizer.padding_side = self.layout["side"]
 
     # ---- what tasks ask of it
 
@@ -111,7 +117,7 @@ class ChiasmProcessor(ProcessorMixin):
                 given[self._first(modality)] = value
         settings = {
             k: named.pop(k)
-            for k in ("return_tensors", "padding", "text_kwargs", "images_kwargs", "audio_kwargs", "common_kwargs")
+            for k in ("return_tensors", "padding", "padding_side", "text_kwargs", "images_kwargs", "audio_kwargs", "common_kwargs")
             if k in named
         }
         for name in named:
@@ -126,7 +132,8 @@ class ChiasmProcessor(ProcessorMixin):
                 )
             data |= self._media(name, values)
         rows = [self._row(row, t, given) for row, t in enumerate(texts)]
-        longest, left = max(map(len, rows)), settings.get("padding_side", self.tokenizer.padding_side) == "left"
+        side = {**settings, **settings.get("text_kwargs", {})}.get("padding_side", self.tokenizer.padding_side)
+        longest, left = max(map(len, rows)), side == "left"
         pads = [longest - len(row) for row in rows]
         data["input_ids"] = torch.tensor(
             [[self.pad_id] * p + r if left else r + [self.pad_id] * p for r, p in zip(rows, pads, strict=True)]
@@ -160,15 +167,29 @@ class ChiasmProcessor(ProcessorMixin):
         for name, count in self.placeholder_counts.items():
             value = given.get(name, [None] * (row + 1))[row]
             items = len(value) if isinstance(value, list) else int(value is not None)
-            if places := text.count(placeholder(name)):
-                if items not in (0, places):
-                    raise ValueError(f"text {row + 1}: {places} {placeholder(name)} for {items} item(s) of {name}; write it once per item")
-                text = text.replace(placeholder(name), placeholder(name) * count)
-            else:
+            places = text.count(placeholder(name))
+            if places and items not in (0, places):
+                raise ValueError(f"text {row + 1}: {places} {placeholder(name)} for {items} item(s) of {name}; write it once per item")
+            if not places:
                 loose += [self.placeholder_id(name)] * (count * items)
-        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        ids = self._expanded(text)
         body = loose + ids if self.placeholders_first else ids + loose
         return [*self.start_ids, *body, *self.close_ids]
+
+    def _expanded(self, text: str) -> list[int]:
+        """Token ids of a text with its placeholders expanded; a space ahead of one belongs to the word that follows it, as in a prompt."""
+        runs = {placeholder(name): [self.placeholder_id(name)] * count for name, count in self.placeholder_counts.items()}
+        pieces = re.split("( *(?:" + "|".join(map(re.escape, runs)) + "))", text) if runs else [text]
+        ids, space = [], ""
+        for piece in pieces:
+            if (mark := piece.lstrip(" ")) in runs:
+                ids += runs[mark]
+                space = " " if mark != piece else space
+            elif piece:
+                lead = "" if piece.startswith(" ") else space
+                ids += self.tokenizer(lead + piece, add_special_tokens=False)["input_ids"]
+                space = ""
+        return ids
 
     @property
     def model_input_names(self) -> list[str]:

@@ -108,7 +108,7 @@ class EncoderSpec(OpenSpec):
     type: str | None = None
     """The encoder component; the modality's own where not given."""
     model: str | None = None
-    """A pretrained name (Hub or folder), or another run."""
+    """A pretrained name (Hub), or a folder that save_pretrained wrote."""
     arch: str | None = None
     """A transformers architecture to build fresh; its configuration's keys may follow."""
     connector: ConnectorSpec = Field(default_factory=ConnectorSpec)
@@ -134,7 +134,7 @@ class BackboneSpec(OpenSpec):
     kind: str | None = None
     """causal, bidirectional, latent, ...; found out from the model where not given."""
     model: str | None = None
-    """A pretrained name (Hub or folder), or another run."""
+    """A pretrained name (Hub), or a folder that save_pretrained wrote."""
     arch: str | None = None
     """A transformers architecture to build fresh; its configuration's keys may follow."""
     tokenizer: TokenizerSpec | str | None = None

@@ -109,9 +109,12 @@ def parse_document(text: str, file: str = "recipe") -> Document:
 
 
 def parse_value(text: str, place: str) -> Any:
-    """The value of a `key=value` override: YAML in [], {} or quotes, else one word or text by the same rules as the file."""
+    """The value of a `key=value` override: YAML in [], {} or quotes, else one word or text by the same rules as the file.
+
+    `{question} answer :` is a prompt, not a mapping.
+    """
     text = text.strip()
-    if text[:1] in ("[", "{", '"', "'"):
+    if text[:1] in ("[", "{", '"', "'") and not re.match(r"\{[^{}:,]+\}", text):
         return parse_document(text, place).data
     tag = _Loader("").resolve(yaml.ScalarNode, text, (True, False))
     return _plain(yaml.ScalarNode(tag, text), (), Document({}), _Loader(""))

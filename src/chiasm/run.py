@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,8 @@ def train(
 ) -> Run:
     """Train a recipe (a file, a shipped name, a mapping) into a run folder, evaluate it on its test splits, and write its report.
 
-    `overrides` are `key=value`; `allow_changed` lets a resumed run go on with another data or seed key. The folder is runs/NAME where `output` is not given. Raises RecipeError for what cannot be run as it stands.
+    `overrides` are `key=value`; `allow_changed` lets a resumed run go on with another data or seed key. The folder is runs/NAME where
+    `output` is not given. Raises RecipeError for what cannot be run as it stands.
     """
     resolved = load_recipe(recipe, overrides)
     check_components(resolved)
@@ -106,7 +108,7 @@ class Run:
         """One prediction: `run.answer(image="cat.png", question="what colour is the cat ?")`.
 
         Media are paths, bytes, arrays or PIL images. `task` is needed only where several tasks read the same inputs; else the first that
-        reads exactly the texts that are given answers. Raises ChiasmError for an input that the run does not read, BadInput for one it cannot use.
+        reads exactly the texts that are given answers. Raises ChiasmError for an input that the run does not read or cannot use.
         """
         return self.predict([inputs], task=task)[0].output
 
@@ -147,7 +149,7 @@ class Run:
         Written to the run's metrics.json unless `data` is given or `write` is False.
         """
         opened = split_of(self.recipe, open_file(data), self.processor) if data is not None else self.split(split)
-        found = evaluate(self.model, self.processor, opened, self._scored(opened), baselines=self.baselines(), progress=progress)
+        found = evaluate(self.model, self.processor, opened, self._scored(opened), baselines=self.baselines, progress=progress)
         if write if write is not None else data is None:
             found.write(self.folder, split)
         return found
@@ -161,22 +163,24 @@ class Run:
 
     def examples(self, count: int = 8) -> list[str]:
         """A few answers of the first test split, as lines."""
-        names = [name for name in self.test_splits() if (self.folder / "predictions" / f"{name}.jsonl").is_file()]
-        if not names:
+        name = next((name for name in self.test_splits() if (self.folder / "predictions" / f"{name}.jsonl").is_file()), None)
+        if name is None:
             return []
-        rows = [json.loads(line) for line in (self.folder / "predictions" / f"{names[0]}.jsonl").read_text("utf-8").splitlines()[: 40 * count]]
-        split, lines = self.split(names[0]), []
-        index = {split.source.origin(i)[0]: i for i in range(min(len(split), 4000))}
+        written = (self.folder / "predictions" / f"{name}.jsonl").read_text("utf-8").splitlines()
+        rows = [json.loads(line) for line in written[: 40 * count]]
+        split = self.split(name)
+        index = {split.source.origin(i)[0]: i for i in range(len(split))}
+        lines = []
         for row in rows[:: max(1, len(rows) // count)][:count]:
-            if row["id"] in index:
-                parts = split.read(index[row["id"]]).parts
-                asked = " ".join(str(parts[name]) for name in self.text_inputs if parts.get(name))
-                mark = "" if row["target"] is None else "  ok" if row["output"] == row["target"] else f"  (right: {row['target']})"
-                lines.append(f"  {row['task']}: {asked or '-'} -> {row['output']}{mark}")
+            parts = split.read(index[row["id"]]).parts
+            asked = " ".join(str(parts[text]) for text in self.text_inputs if parts.get(text))
+            mark = "" if row["target"] is None else "  ok" if row["output"] == row["target"] else f"  (right: {row['target']})"
+            lines.append(f"  {row['task']}: {asked or '-'} -> {row['output']}{mark}")
         return lines
 
     # ---- what the verbs share
 
+    @cached_property
     def baselines(self) -> dict[str, list[Baseline]]:
         """What an answerer that never looks would say, per task that predicts one column, counted on the training rows."""
         found: dict[str, list[Baseline]] = {}
@@ -224,7 +228,7 @@ class Run:
                 parts[key] = value
                 continue
             else:
-                raise ChiasmError(f"this run reads no '{key}'{did_you_mean(key, self.recipe.inputs)}; its inputs: {', '.join(self.recipe.inputs)}")
+                raise ChiasmError(f"this run reads no '{key}'{did_you_mean(key, [*self.recipe.inputs, *self._table_columns()])}")
             media = self.recipe.inputs[name].modality in ("image", "audio", "video")
             if media and isinstance(value, str | Path):
                 value = str(Path(value).absolute())
@@ -268,12 +272,12 @@ class Run:
         lines: dict[str, dict[str, Any]] = {}
         for row in opened:
             if isinstance(row, BadSample):
-                lines[row.id] = {"id": row.id, "error": row.message, "reason": row.reason, "input": row.input, "line": row.line}
+                lines[row.id] = refusal(row)
             else:
                 groups.setdefault(self._task_for(row.sample.parts).name, []).append(row)
         for name, rows in groups.items():
             step = Collator([self.tasks[name]], self.processor, unlabelled=True)(rows)
-            lines |= {bad.id: {"id": bad.id, "error": bad.message, "reason": bad.reason, "input": bad.input, "line": bad.line} for bad in step.bad}
+            lines |= {bad.id: refusal(bad) for bad in step.bad}
             refused = {bad.id for bad in step.bad}
             kept = [row for row in rows if row.sample.id not in refused]
             for prediction in self._predict(self.tasks[name], kept) if kept else []:
@@ -301,3 +305,7 @@ class _Given(Source):
     def columns(self) -> list[str]:
         return list({column for sample in self.samples for column in sample.parts})
 
+
+def refusal(bad: BadSample) -> dict[str, Any]:
+    """The line of a predictions file for a record that cannot be used."""
+    return {"id": bad.id, "error": bad.message, "reason": bad.reason, "input": bad.input, "line": bad.line}

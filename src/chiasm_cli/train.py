@@ -23,6 +23,8 @@ def train(
     """Train a model, evaluate it, and write both to a run folder."""
     import chiasm
 
-    run = chiasm.train(recipe, output=output, resume=resume, allow_changed=allow_changed, overrides=overrides or [], progress=not settings["json"])
+    run = chiasm.train(
+        recipe, output=output, resume=resume, allow_changed=allow_changed, overrides=overrides or [], progress=not settings["json"]
+    )
     result({"run": str(run.folder), "metrics": run.metrics}, [*score_table(run.metrics, run.details), f"wrote {run.folder}"])
     next_step(f"chiasm evaluate {run.folder}", f'chiasm ask {run.folder} --image FILE "question"', f"open {run.folder}/report.html")

@@ -12,7 +12,7 @@ import torch
 from transformers import AutoModelForMultimodalLM
 
 sys.path.insert(0, str(Path(__file__).parent))
-from tiny_models import CAUSAL, FUSIONS, assembled, cells, picture, prepared, results, routed, rows, sound, tiny
+from tiny_models import CAUSAL, FUSIONS, assembled, cells, picture, prepared, results, routed, sound, tiny
 
 from chiasm.types import RecipeError, Tokens
 
@@ -98,7 +98,9 @@ def test_fu5_rows_with_nothing_visible_give_no_nan(fusion, backbone):
     inputs = prepared(processor, [0, 1])
     inputs["attention_mask"][1, 1:] = 0
     streams = routed(model.train(), inputs)
-    nothing = {name: replace(t, values=t.values.masked_fill(torch.tensor(True), torch.nan), mask=t.mask & False) for name, t in streams.items()}
+    nothing = {
+        name: replace(t, values=t.values.masked_fill(torch.tensor(True), torch.nan), mask=t.mask & False) for name, t in streams.items()
+    }
     for given in (streams, nothing, with_hidden_tokens(streams)):
         model.zero_grad()
         found = results(model, inputs, given)
@@ -151,16 +153,14 @@ def test_fu15_generate_with_a_cache_equals_without(fusion, backbone, beams):
     if beams == 1:  # what was written greedily is what the whole sequence at once says
         mask = torch.cat([inputs["attention_mask"], torch.ones(3, 4, dtype=torch.long)], 1)
         logits = model(**{**inputs, "input_ids": cached.sequences[:, :-1], "attention_mask": mask}).logits[:, -5:]
-        logits[..., list(model.config.placeholder_ids.values()) + [processor.end_id]] = -torch.inf
+        logits[..., [*model.config.placeholder_ids.values(), processor.end_id]] = -torch.inf
         assert torch.equal(logits.argmax(-1), cached.sequences[:, -5:])
 
 
-@every_causal_cell
+@pytest.mark.parametrize("backbone", CAUSAL)
 @torch.no_grad()
-def test_a_placeholder_without_its_picture_stays_hidden_while_generating(fusion, backbone):
-    model, processor = tiny(fusion, backbone)
-    if "image" not in processor.placeholder_counts:
-        return
+def test_a_placeholder_without_its_picture_stays_hidden_while_generating(backbone):
+    model, processor = tiny("early", backbone)
     with_place = processor(text=["<image>what is this sound ?", "<image>is there a red cat ?"], images=[None, picture(0)])
     without = processor(text=["what is this sound ?"])
     settings = {"max_new_tokens": 4, "min_new_tokens": 4, "do_sample": False}
@@ -213,11 +213,11 @@ def test_fu13_copies_and_saved_models_are_equal(fusion, backbone, tmp_path):
     inputs = prepared(processor, [0, 1, 2])
     before = results(model, inputs)
     model.save_pretrained(tmp_path)
-    loaded = AutoModelForMultimodalLM.from_pretrained(tmp_path)
-    for again in (loaded, copy.deepcopy(model)):
-        assert set(again.state_dict()) == set(model.state_dict())
-        for a, b in zip(before, results(again, inputs), strict=True):
-            assert torch.equal(a, b)
+    for again in (AutoModelForMultimodalLM.from_pretrained(tmp_path), copy.deepcopy(model)):
+        weights = again.state_dict()
+        assert set(weights) == set(model.state_dict())
+        assert all(torch.equal(weight, weights[name]) for name, weight in model.state_dict().items())
+        same(before, results(again, inputs), within=1e-6)  # memory mapped from a file is aligned otherwise, so sums may round otherwise
 
 
 @every_cell
@@ -299,7 +299,3 @@ def test_hybrid_keeps_the_votes_of_its_parts():
     fused = model.model(**{k: inputs[k] for k in ("input_ids", "attention_mask")}, streams=routed(model, inputs)).fused
     assert list(fused.branches) == ["text", "image", "audio"]
     torch.testing.assert_close(fused.mix, torch.tensor([[1 / 2, 0, 1 / 2], [1 / 3, 1 / 3, 1 / 3]]))
-
-
-def test_rows_are_made_once():
-    assert [row.id for row in rows(2)] == ["row0", "row1"]

@@ -16,8 +16,14 @@ from chiasm.types import Sample, Streams
 WORDS = ["is there a red cat ?", "what is this sound ?", "a blue dog and a green house near the old bridge", "yes", "no", "answer :"]
 VIT = {"arch": "vit", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24, "patch_size": 8}
 LOG_MEL = {
-    **{"arch": "resnet", "embedding_size": 8, "hidden_sizes": [12, 16], "depths": [1, 1], "layer_type": "basic"},
-    **{"mels": 8, "tokens": 3, "first_pooling": False},
+    "arch": "resnet",
+    "embedding_size": 8,
+    "hidden_sizes": [12, 16],
+    "depths": [1, 1],
+    "layer_type": "basic",
+    "mels": 8,
+    "tokens": 3,
+    "first_pooling": False,
 }
 NEITHER_DROPS = {"attention_probs_dropout_prob": 0.0, "hidden_dropout_prob": 0.0}
 GPT2 = {"arch": "gpt2", "n_embd": 32, "n_layer": 2, "n_head": 4, "n_inner": 48, "n_positions": 64, "initializer_range": 0.3}
@@ -45,12 +51,12 @@ OWN_WEIGHTS = {"type": "cross_attention", "weights": "backbone"}
 
 
 def cells() -> list[tuple[str, str]]:
-    """(fusion, backbone) for every strategy on every kind of backbone."""
+    """(fusion, backbone): every strategy on every kind of backbone, its variants on one."""
     return [(fusion, backbone) for fusion in [*FUSIONS, "own weights"] for backbone in valid(fusion)]
 
 
 def valid(fusion: str) -> tuple[str, ...]:
-    return ("gpt2",) if fusion == "own weights" else (*CAUSAL, "bert", "latent")
+    return (*CAUSAL, "bert", "latent") if fusion in names("fusion") else ("gpt2",)
 
 
 @lru_cache(maxsize=64)

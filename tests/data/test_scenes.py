@@ -215,7 +215,7 @@ def test_things_and_words_rows():
 
 
 def test_lengths_columns_and_wrong_names():
-    assert [len(Scenes(split)) // ROWS for split in SCENE_SPLITS] == [20_000, 500, 1_000, 1_000]
+    assert [len(Scenes(split)) // ROWS for split in SCENE_SPLITS] == [20_000, 100, 1_000, 1_000]
     assert {c for i in range(ROWS) for c in Scenes("test").read(i).parts} == set(Scenes("test").columns)
     assert Scenes("test").origin(9) == ("test:9", "scenes/test", 9)
     with pytest.raises(RecipeError, match="no split 'tran'; did you mean 'train'"):

@@ -21,6 +21,8 @@ class Options(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
+    embedding_std: float | None = None
+    """Spread of fresh word embeddings; the architecture's own if not given. width ** -0.5 suits words that pictures are compared with."""
 
 class Backbone:
     """Runs `network` over embedded tokens and says how to read its output."""
@@ -37,7 +39,10 @@ class Backbone:
     @classmethod
     def build(cls, options: Any, config: PreTrainedConfig) -> nn.Module:
         """A fresh network of `config`, headless and without a pooler."""
-        return network_of(config)
+        network = network_of(config)
+        if options.embedding_std is not None:
+            nn.init.normal_(network.get_input_embeddings().weight, std=options.embedding_std)
+        return network
 
     @property
     def layers(self) -> nn.ModuleList:

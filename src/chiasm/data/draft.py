@@ -192,7 +192,7 @@ def _write(draft: _Draft, splits: Mapping[str, Path], source: Source) -> str:
 FRESH = "arch: resnet, embedding_size: 32, hidden_sizes: [32, 64, 128], depths: [1, 1, 1], layer_type: basic"
 ENCODERS = {
     "image": f"  image: {{{FRESH}, first_pooling: false, grid: 4}}",
-    "audio": f"  audio: {{{FRESH}}}  # on the spectrogram",
+    "audio": f"  audio: {{{FRESH}, tokens: 8}}  # on the spectrogram",
     "table": "  table: {width: 64}",
     "features": "  features: {connector: mlp}",
 }
@@ -218,4 +218,4 @@ REGRESS = "  predict: {{type: regress, target: {target}}}"
 GENERATE = "  predict: {{type: generate, target: {braced}, metrics: [exact_match, bleu]}}"
 TRAINING = """stages:
   - {{epochs: {epochs}, batch_size: 32, learning_rate: 3e-4}}
-train: {{best: validation predict.{metric}}}"""
+train: {{best: validation predict.{metric}, early_stopping: 4}}  # stops after 4 validations (one an epoch) without a better one"""

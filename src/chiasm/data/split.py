@@ -181,6 +181,8 @@ def fit_modalities(split: Split, modalities: Mapping[str, Modality], *, limit: i
 
 
 def _outline(split: Split) -> Outline:
+    if (known := split.source.outline()) is not None:
+        return Outline(*(np.asarray(column, dtype=np.int64) for column in known))
     lengths = np.zeros(len(split), dtype=np.int64)
     keys: dict[str, list[str | None]] = {name: [] for name in split.modalities}
     columns = [*split.text_inputs, *split.text_columns]

@@ -39,7 +39,7 @@ class Image(Encoder):
         self.num_tokens, self.has_positions = self._measure(config)
 
     def _measure(self, config: PreTrainedConfig) -> tuple[int | None, bool]:
-        """(number of tokens, whether they carry positions), by arithmetic where the config says it, else unknown until the first picture."""
+        """(number of tokens, whether they carry positions): by arithmetic where the config says it, else unknown before a picture."""
         if self.options.grid:
             return self.options.grid**2, False
         patch, size = getattr(config, "patch_size", None), getattr(config, "image_size", None)

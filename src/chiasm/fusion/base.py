@@ -143,10 +143,11 @@ class Placing(nn.Module):
         learned = options.positions == "learned" or (options.positions == "auto" and not stream.has_positions)
         if learned and stream.num_tokens is None:
             raise RecipeError(
-                "fusion.positions: learned needs a fixed number of tokens; set the encoder's `grid` (image) or `tokens` (audio), or positions: none"
+                "fusion.positions: learned needs a fixed number of tokens; set the encoder's grid (image) or tokens (audio), or none"
             )
         length = stream.num_tokens if learned and stream.num_tokens is not None else 1
-        self.position = nn.Parameter(torch.randn(length, backbone.width) * backbone.embedding_std) if options.positions != "none" else None
+        spread = 0.7 if options.normalize else backbone.embedding_std  # comparable with what it is added to, so that places differ
+        self.position = nn.Parameter(torch.randn(length, backbone.width) * spread) if options.positions != "none" else None
 
     def forward(self, values: Tensor) -> Tensor:
         values = self.norm(values)

@@ -35,7 +35,7 @@ class Hybrid(Fusion):
         super().__init__(options.model_copy(update={"inputs": ()}), backbone, streams)
         if len(options.parts) < 2:
             raise RecipeError(
-                "fusion.parts: hybrid needs two or more fusions, e.g. [{type: early, inputs: [audio]}, {type: cross_attention, inputs: [image]}]"
+                "fusion.parts: hybrid needs two or more, e.g. [{type: early, inputs: [audio]}, {type: cross_attention, inputs: [image]}]"
             )
         self.parts = nn.ModuleList(build(part, backbone, streams) for part in options.parts)
         self.inputs = tuple(dict.fromkeys(name for part in self.parts for name in part.inputs))

@@ -69,7 +69,7 @@ def predict(run: Any, task: str, rows: Sequence[Opened]) -> list[Prediction]:
 
 
 def retrieval_rows(run: Any, split: Any) -> list[dict[str, Any]]:
-    """For the first task that contrasts a picture with a text: captions with their nearest pictures, pictures with their nearest captions."""
+    """For the first task that contrasts a picture with a text: captions with their nearest pictures, and the other way round."""
     for name, task in run.tasks.items():
         sides = getattr(task, "sides", ())
         picture = next((s for s in sides if run.recipe.inputs.get(s) and run.recipe.inputs[s].modality == "image"), None)

@@ -178,7 +178,8 @@ class Template:
                 encoded, space = processor.encode(texts, user=True), ""
             else:
                 body = piece.rstrip(" ")
-                encoded = [processor.encode([space + body], user=False)[0]] * len(samples) if body else [[]] * len(samples)
+                lead = "" if body.startswith(" ") else space
+                encoded = [processor.encode([lead + body], user=False)[0]] * len(samples) if body else [[]] * len(samples)
                 space = " " if body != piece else ""  # a space belongs to the word that follows it
             for row, ids in zip(rows, encoded, strict=True):
                 row += ids

@@ -92,7 +92,9 @@ class Classify(PromptedTask):
             hot = torch.zeros(len(samples), len(self.labels))
             for row, labels in enumerate(wanted):
                 hot[row, [index[label] for label in labels]] = 1.0
-            return {"input_ids": ids, "attention_mask": mask}, {**targets, "hot": hot, "weight": float(hot.numel())}
+            known = torch.tensor([self.wants(s) for s in samples])
+            weight = float(known.sum() * len(self.labels))
+            return {"input_ids": ids, "attention_mask": mask}, {**targets, "hot": hot, "known": known, "weight": weight}
         labels = torch.tensor([index[w[0]] if w else -100 for w in wanted])
         weight = sum((self.weights or [1.0] * len(index))[i] for i in labels.tolist() if i >= 0)
         return {"input_ids": ids, "attention_mask": mask}, {**targets, "labels": labels, "weight": float(weight)}
@@ -105,7 +107,8 @@ class Classify(PromptedTask):
         logits = self.outputs(model, batch, streams).float()
         weights = None if self.weights is None else logits.new_tensor(self.weights)
         if self.options.multi_label:
-            return LossParts(functional.binary_cross_entropy_with_logits(logits, batch.targets["hot"], weight=weights, reduction="sum"))
+            known, hot = batch.targets["known"], batch.targets["hot"]
+            return LossParts(functional.binary_cross_entropy_with_logits(logits[known], hot[known], weight=weights, reduction="sum"))
         labels = batch.targets["labels"]
         total = functional.cross_entropy(logits, labels, weight=weights, reduction="sum")
         return LossParts(total, {"accuracy": (logits.argmax(-1) == labels).float().mean()})

@@ -50,10 +50,11 @@ class Generate(PromptedTask):
         answers = [[*ids, processor.end_id] for ids in processor.encode([lead + (text or "") for text in texts], user=True)]
         ids, mask = pad([p + a for p, a in zip(prompts, answers, strict=True)], processor.pad_id)
         labels = torch.full_like(ids, -100)
-        for row, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
-            labels[row, len(prompt) : len(prompt) + len(answer)] = torch.tensor(answer)
+        for row, (prompt, answer, text) in enumerate(zip(prompts, answers, texts, strict=True)):
+            if text is not None:  # a row without a target is only predicted
+                labels[row, len(prompt) : len(prompt) + len(answer)] = torch.tensor(answer)
         lengths = torch.tensor([len(p) for p in prompts])
-        weight = float(sum(map(len, answers)))
+        weight = float((labels != -100).sum())
         return {"input_ids": ids, "attention_mask": mask}, {"labels": labels, "prompt_lengths": lengths, "texts": texts, "weight": weight}
 
     def loss(self, model: Any, batch: Batch, streams: Streams) -> LossParts:

@@ -74,14 +74,16 @@ class Regress(PromptedTask):
         ids, mask = pad(self.prompts(samples, processor), processor.pad_id)
         numbers = [self.number(s) if self.wants(s) else None for s in samples]
         values = torch.tensor([float("nan") if n is None else (n - self.mean) / self.std for n in numbers])
-        return {"input_ids": ids, "attention_mask": mask}, {"values": values, "numbers": numbers, "weight": float(len(samples))}
+        return {"input_ids": ids, "attention_mask": mask}, {"values": values, "numbers": numbers, "weight": float((~values.isnan()).sum())}
 
     def outputs(self, model: Any, batch: Batch, streams: Streams) -> Tensor:
         """[R, 1] standardised predictions."""
         return model.head_logits(self.name, model.fuse(batch.inputs, streams), mix="values")
 
     def loss(self, model: Any, batch: Batch, streams: Streams) -> LossParts:
-        return LossParts((self.outputs(model, batch, streams).float().squeeze(1) - batch.targets["values"]).square().sum())
+        known = ~batch.targets["values"].isnan()
+        found = self.outputs(model, batch, streams).float().squeeze(1)
+        return LossParts((found[known] - batch.targets["values"][known]).square().sum())
 
     @torch.no_grad()
     def predict(self, model: Any, batch: Batch, streams: Streams) -> list[Prediction]:

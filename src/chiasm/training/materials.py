@@ -40,12 +40,31 @@ def assemble(recipe: Recipe) -> Materials:
     if recipe.data.group_by is not None:
         check_groups(sources, recipe.data.group_by)
     tasks = list(make_tasks(recipe).values())
+    check_columns(recipe, sources)
     trained = {stage.data: _split(recipe, sources[stage.data], {}, tasks) for stage in recipe.stages}
     samples = list(rows_of(trained[recipe.stages[-1].data], LEARN_ROWS)) if _learns(recipe) else []
     model, processor = build(recipe, samples, _texts(tasks, trained.values()))
     splits = {name: _split(recipe, source, processor.modalities, tasks) for name, source in sources.items()}
     notes = tuple(dict.fromkeys(note for source in sources.values() for note in source.notes))
     return Materials(model, processor, model.tasks, splits.__getitem__, splits.__contains__, notes)
+
+
+def check_columns(recipe: Recipe, sources: Mapping[str, Any]) -> None:
+    """RecipeError where a task that a stage learns names a column, or reads an input, that the stage's data does not have."""
+    tasks = make_tasks(recipe)
+    for stage in recipe.stages:
+        known = set(sources[stage.data].columns)
+        for name in stage.tasks or tasks:
+            for target in tasks[name].targets:
+                if target not in known and target not in recipe.inputs:
+                    raise RecipeError(f"tasks.{name}: {stage.data} has no column '{target}'{components.did_you_mean(target, known)}")
+            for read in tasks[name].reads:
+                options = recipe.inputs[read].options
+                several = [column for key in ("columns", "numbers", "categories") for column in options.get(key, ())]
+                for column in several or [options.get("column", read)]:
+                    if column not in known:
+                        near = components.did_you_mean(column, known)
+                        raise RecipeError(f"inputs.{read}: {stage.data} has no column '{column}', which tasks.{name} reads{near}")
 
 
 def open_split(recipe: Recipe, name: str, processor: Any) -> Split:

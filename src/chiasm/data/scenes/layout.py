@@ -32,7 +32,7 @@ class SplitPlan:
 
 SPLITS = {
     "train": SplitPlan(20_000),
-    "validation": SplitPlan(500, "validation"),
+    "validation": SplitPlan(100, "validation"),
     "test": SplitPlan(1_000, "test"),
     "test_new_pairs": SplitPlan(1_000, "test", new_pairs=True),
     "things": SplitPlan(20_000, unit="thing"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -31,6 +31,10 @@ class Source:
     def columns(self) -> Iterable[str]:
         """Every column that some record has."""
         raise NotImplementedError
+
+    def outline(self) -> tuple[Sequence[int], Sequence[int]] | None:
+        """(length of the text, number of the picture) of every row, where the source knows them without reading; else None."""
+        return None
 
     def column(self, name: str) -> list[Any]:
         """One raw value per record, None where it is absent or the record is broken."""

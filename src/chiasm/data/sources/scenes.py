@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import lru_cache, partial
 from typing import Any
 
@@ -61,6 +61,10 @@ class Scenes(Source):
 
     def origin(self, index: int) -> tuple[str, str, int | None]:
         return f"{self.split}:{index}", f"scenes/{self.split}", index
+
+    def outline(self) -> tuple[Sequence[int], Sequence[int]]:
+        rows = range(len(self))
+        return [0] * len(rows), [row // ROWS for row in rows] if self.plan.unit == "scene" else rows
 
     @property
     def columns(self) -> Iterable[str]:

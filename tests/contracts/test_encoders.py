@@ -1,0 +1,183 @@
+"""What every encoder promises, on tiny fresh networks of several architectures."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoConfig
+
+sys.path.insert(0, str(Path(__file__).parent))
+from tiny_models import LOG_MEL, NEITHER_DROPS, VIT
+
+from chiasm.components import find, names
+from chiasm.types import Sound
+
+TINY = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24, **NEITHER_DROPS}
+RESNET = {k: v for k, v in LOG_MEL.items() if k not in ("mels", "tokens")}
+WAV2VEC2 = {
+    "arch": "wav2vec2",
+    **TINY,
+    "conv_dim": [8, 8],
+    "conv_kernel": [10, 3],
+    "conv_stride": [5, 2],
+    "num_feat_extract_layers": 2,
+    "feat_extract_norm": "layer",
+    "num_conv_pos_embeddings": 4,
+    "num_conv_pos_embedding_groups": 2,
+    "mask_time_prob": 0.0,
+    "layerdrop": 0.0,
+    "feat_proj_dropout": 0.0,
+    "activation_dropout": 0.0,
+    "hidden_dropout": 0.0,
+    "attention_dropout": 0.0,
+}
+WHISPER = {
+    "arch": "whisper",
+    "d_model": 16,
+    "encoder_layers": 1,
+    "encoder_attention_heads": 2,
+    "encoder_ffn_dim": 24,
+    "num_mel_bins": 80,
+    "decoder_layers": 1,
+    "decoder_attention_heads": 2,
+    "decoder_ffn_dim": 24,
+    "max_source_positions": 50,
+    "dropout": 0.0,
+    "extractor": {"chunk_length": 1},
+}
+# encoder -> what it is tried as: a name -> (options of the encoder and its network, options of the modality)
+CASES: dict[str, dict[str, tuple[dict, dict]]] = {
+    "image": {
+        "vit": ({**VIT, **NEITHER_DROPS}, {"size": 24}),
+        "vit without class token": ({**VIT, **NEITHER_DROPS, "class_token": False}, {"size": 24}),
+        "siglip": ({"arch": "siglip_vision_model", **TINY, "patch_size": 8, "image_size": 24, "vision_use_head": False}, {"size": 24}),
+        "second to last layer": ({**VIT, **NEITHER_DROPS, "num_hidden_layers": 2, "layer": -2}, {"size": 16}),
+        "resnet": (RESNET, {"size": 32}),
+        "resnet to a grid": ({**RESNET, "grid": 2}, {"size": 32}),
+    },
+    "audio": {
+        "log-mel": (LOG_MEL, {"sampling_rate": 8000, "seconds": 0.2}),
+        "log-mel of any length": (LOG_MEL, {"sampling_rate": 8000}),
+        "wav2vec2": (WAV2VEC2, {"sampling_rate": 8000}),
+        "wav2vec2 to tokens": ({**WAV2VEC2, "tokens": 3}, {"sampling_rate": 8000}),
+        "whisper": (WHISPER, {"sampling_rate": 16000}),
+    },
+    "features": {"features": ({}, {})},
+    "table": {"table": ({}, {"numbers": ["age"], "categories": ["sex"]})},
+}
+UNUSED = {
+    "second to last layer": ("layers.1.", "layernorm"),
+    "wav2vec2": ("masked_spec_embed",),
+    "wav2vec2 to tokens": ("masked_spec_embed",),
+}
+every_case = pytest.mark.parametrize(("name", "case"), [(name, case) for name in names("encoder") for case in CASES.get(name, {})])
+
+
+def raw(name, count=3):
+    """Raw values of one modality; the last one is the shortest."""
+    draw = np.random.default_rng(0)
+    if name == "image":
+        return [draw.integers(0, 255, (40, 40, 3), dtype=np.uint8) for _ in range(count)]
+    if name == "audio":
+        return [Sound(draw.uniform(-0.5, 0.5, 1600 - 300 * i).astype(np.float32), 8000) for i in range(count)]
+    if name == "features":
+        return [draw.normal(size=(5 - i, 6)).tolist() for i in range(count)]
+    return [{"age": 20.0 + i if i else None, "sex": "fm"[i % 2]} for i in range(count)]
+
+
+def built(name, case):
+    """(encoder, its modality fitted on the raw values)."""
+    spec, settings = CASES[name][case]
+    kind, media = find("encoder", name), find("modality", name)
+    modality = media(media.Options(**settings))
+    modality.fit(raw(name))
+    own = {k: v for k, v in spec.items() if k in kind.Options.model_fields}
+    network = {k: v for k, v in spec.items() if k not in own}
+    arch = network.pop("arch", None)
+    if arch == "vit":
+        network["image_size"] = settings["size"]
+    torch.manual_seed(0)
+    return kind(kind.Options(**own), AutoConfig.for_model(arch, **network) if arch else None, modality).eval(), modality
+
+
+def opened(modality, values):
+    return modality.collate([modality.open(value)[0] for value in values])
+
+
+def test_every_encoder_is_tried():
+    assert set(CASES) == set(names("encoder"))
+
+
+@every_case
+@torch.no_grad()
+def test_shapes_are_as_announced(name, case):
+    encoder, modality = built(name, case)
+    tokens = encoder(**opened(modality, raw(name)))
+    assert tokens.values.shape == (*tokens.mask.shape, encoder.width)
+    assert tokens.mask.dtype == torch.bool and tokens.mask.any(1).all()
+    assert encoder.num_tokens in (None, tokens.mask.shape[1])
+    assert tokens.item is not None and tokens.item.shape == tokens.mask.shape
+    assert torch.isfinite(tokens.values).all() and tokens.values[tokens.mask].std() > 0
+    if tokens.grid is not None:
+        assert tokens.grid[0] * tokens.grid[1] == tokens.mask.shape[1]
+    if "class" in case or case == "siglip":
+        assert tokens.grid == (3, 3)
+
+
+@every_case
+def test_every_parameter_gets_a_gradient(name, case):
+    encoder, modality = built(name, case)
+    values = encoder.train()(**opened(modality, raw(name))).values
+    if not any(True for _ in encoder.parameters()):
+        return
+    (values * torch.randn_like(values)).sum().backward()
+    expected = {n: p for n, p in encoder.named_parameters() if p.requires_grad and not any(u in n for u in UNUSED.get(case, ()))}
+    for key, parameter in expected.items():
+        assert parameter.grad is not None, key
+        assert torch.isfinite(parameter.grad).all() and parameter.grad.abs().max() > 0, key
+
+
+@every_case
+@torch.no_grad()
+def test_a_unit_does_not_depend_on_its_batch(name, case):
+    """Alone, the shortest clip is not padded; a network that cannot mask may feel the edge of the padding, and nothing more."""
+    encoder, modality = built(name, case)
+    together = encoder(**opened(modality, raw(name)))
+    for unit in range(3):
+        alone = encoder(**opened(modality, raw(name)[unit : unit + 1]))
+        a, b = together.values[unit][together.mask[unit]], alone.values[0][alone.mask[0]]
+        if case == "log-mel of any length":
+            alike = torch.nn.functional.cosine_similarity(a, b)
+            assert alike[:-1].min() > 0.99 and alike[-1] > 0.9
+        else:
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+@every_case
+@torch.no_grad()
+def test_state_and_weights_are_all_there_is_to_save(name, case):
+    encoder, modality = built(name, case)
+    again, other = built(name, case)
+    other.load_state(modality.state())
+    again.load_state_dict(encoder.state_dict())
+    before, after = encoder(**opened(modality, raw(name))), again(**opened(other, raw(name)))
+    assert torch.equal(before.values, after.values) and torch.equal(before.mask, after.mask)
+
+
+@every_case
+@torch.no_grad()
+def test_bfloat16(name, case):
+    encoder, modality = built(name, case)
+    exact = encoder(**opened(modality, raw(name))).values
+    rough = encoder.bfloat16()(**opened(modality, raw(name))).values
+    assert torch.nn.functional.cosine_similarity(exact.flatten(), rough.float().flatten(), dim=0) > 0.99
+
+
+def test_a_missing_number_is_not_a_zero():
+    encoder, modality = built("table", "table")
+    tokens = encoder(**opened(modality, [{"age": None, "sex": "f"}, {"age": float(modality.means[0]), "sex": "f"}])).values
+    assert not torch.allclose(tokens[0], tokens[1])

@@ -1,0 +1,179 @@
+"""What every task promises, on one tiny model that has them all."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+import sys
+from functools import lru_cache
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+from tiny_models import WORDS, assembled, picture, prepared, rows, sound
+
+from chiasm.components import names
+from chiasm.types import Batch, Prediction, Sample
+
+# in the recipe's words; every task component has at least one
+TASKS = {
+    "generate": {"type": "generate", "prompt": "{question} answer :", "target": "{answer}", "generation": {"max_new_tokens": 5}},
+    "interleaved": {
+        "type": "generate",
+        "prompt": "{image} {question}",
+        "target": "{answer}",
+        "generation": {"num_beams": 2, "max_new_tokens": 3},
+    },
+    "classify": {"type": "classify", "target": "answer", "dropout": 0.0},
+    "balanced": {"type": "classify", "target": "answer", "dropout": 0.0, "class_weights": {"no": 3.0}},
+    "multi_label": {"type": "classify", "target": "tags", "multi_label": True, "dropout": 0.0},
+    "regress": {"type": "regress", "target": "height", "dropout": 0.0},
+    "contrast": {"type": "contrast", "between": ["image", "caption"], "width": 8},
+    "contrast_whole": {"type": "contrast", "between": ["image", "caption"], "text": "backbone"},
+    "contrast_bare": {"type": "contrast", "between": ["audio", "caption"], "project": False, "direction": "forward"},
+}
+every_task = pytest.mark.parametrize("name", TASKS)
+FUSED = {"type": "hybrid", "parts": [{"type": "cross_attention"}, {"type": "late", "combine": "decisions", "inputs": ["audio"]}]}
+
+
+@lru_cache
+def model_of_all():
+    model, processor = assembled(FUSED, "gpt2", tasks=TASKS, data="scenes")
+    return model, processor
+
+
+@pytest.fixture(autouse=True, scope="module")
+def richer_rows():
+    """The rows that tiny models are made from have all the columns that the tasks here want."""
+    patch = pytest.MonkeyPatch()
+    patch.setattr("tiny_models.rows", samples)
+    yield
+    patch.undo()
+
+
+def samples(count=6) -> list[Sample]:
+    more = [{"tags": ["red;big", "big", "red"][i % 3], "height": 1.5 * i + 1, "caption": WORDS[i % 3]} for i in range(count)]
+    return [dataclasses.replace(row, parts={**row.parts, **extra}) for row, extra in zip(rows(count), more, strict=True)]
+
+
+def batch_of(name, given, *, model=None, processor=None):
+    """(batch, streams) of some rows, each with a picture and a sound of its own; row 1 has no sound."""
+    if model is None:
+        model, processor = model_of_all()
+    task = model.tasks[name]
+    numbers = [int(s.id.removeprefix("row")) for s in given]
+    inputs, targets = task.collate(given, processor)
+    media = prepared(processor, [0] * len(given), image=[picture(i) for i in numbers], audio=[sound(i) for i in numbers])
+    pool, _ = model.model.pool_of({k: v for k, v in media.items() if k not in ("input_ids", "attention_mask")})
+    index = torch.arange(len(given)).unsqueeze(1)
+    inputs |= {"image_index": index, "audio_index": torch.tensor([[-1 if i == 1 else r] for r, i in enumerate(numbers)])}
+    return Batch(name, [s.id for s in given], inputs, targets, given), model.encode(pool)
+
+
+def test_every_task_is_tried():
+    assert {spec["type"] for spec in TASKS.values()} == set(names("task"))
+
+
+@every_task
+def test_the_loss_is_a_sum_over_rows(name):
+    model, _ = model_of_all()
+    task, given = model.tasks[name], samples()
+    parts = [task.loss(model, *batch_of(name, part)).total for part in (given, given[:2], given[2:])]
+    weights = [batch_of(name, part)[0].targets["weight"] for part in (given, given[:2], given[2:])]
+    assert parts[0].ndim == 0 and torch.isfinite(parts[0]) and parts[0] > 0
+    assert all(isinstance(w, float) and w > 0 for w in weights)
+    assert weights[0] == pytest.approx(weights[1] + weights[2])
+    if task.additive:
+        assert float(parts[0].detach()) == pytest.approx(float((parts[1] + parts[2]).detach()), rel=1e-5)
+    else:
+        assert name.startswith("contrast")
+
+
+@every_task
+def test_gradients_reach_what_the_task_reads(name):
+    model, processor = copy.deepcopy(model_of_all())
+    task = model.tasks[name]
+    batch, streams = batch_of(name, samples(), model=model, processor=processor)
+    task.loss(model, batch, streams).total.backward()
+    reached = {
+        part for part, module in model.parts().items() if any(p.grad is not None and p.grad.abs().max() > 0 for p in module.parameters())
+    }
+    media = [n for n in task.inputs if n in processor.modalities]
+    wanted = {f"encoders.{n}.connector" for n in media} | {f"encoders.{n}" for n in media}
+    wanted |= {"fusion", "backbone"} if task.view == "fused" else {"backbone"}
+    wanted |= {f"tasks.{name}"} if name in model.heads else set()
+    assert wanted <= reached
+    assert not {f"tasks.{other}" for other in model.heads if other != name} & reached
+    if task.view == "towers":
+        assert "fusion" not in reached
+    for key, parameter in model.heads[name].named_parameters() if name in model.heads else ():
+        assert torch.isfinite(parameter.grad).all() and parameter.grad.abs().max() > 0, key
+
+
+@every_task
+def test_one_prediction_per_row_in_order(name):
+    model, _ = model_of_all()
+    task, given = model.tasks[name], samples()
+    found = task.predict(model, *batch_of(name, given))
+    assert all(isinstance(p, Prediction) and p.task == name for p in found)
+    assert [p.id for p in found] == [s.id for s in given]
+    backwards = task.predict(model, *batch_of(name, given[::-1]))[::-1]
+    for a, b in zip(found, backwards, strict=True):
+        assert outputs_alike(a.output, b.output) and a.target == b.target
+        if a.probabilities is not None:
+            assert a.probabilities == pytest.approx(b.probabilities, abs=1e-5)
+            assert all(0 <= p <= 1 for p in a.probabilities.values())
+    alone = [task.predict(model, *batch_of(name, [s]))[0] for s in given]
+    assert all(outputs_alike(a.output, b.output) for a, b in zip(found, alone, strict=True))
+
+
+def outputs_alike(a, b):
+    if isinstance(a, dict):
+        return all(a[side] == pytest.approx(b[side], abs=1e-4) for side in a)
+    return a == pytest.approx(b, abs=1e-4) if isinstance(a, float) else a == b
+
+
+@every_task
+def test_rows_without_targets_can_be_predicted_and_do_not_count(name):
+    model, _ = model_of_all()
+    task, given = model.tasks[name], samples()
+    if task.view == "towers":
+        return  # both sides are what it reads
+    bare = [dataclasses.replace(s, parts={k: v for k, v in s.parts.items() if k not in task.targets}) for s in given]
+    assert all(task.wants(s) for s in given) and not any(task.wants(s) for s in bare)
+    full, without = task.predict(model, *batch_of(name, given)), task.predict(model, *batch_of(name, bare))
+    assert all(outputs_alike(a.output, b.output) for a, b in zip(full, without, strict=True))
+    assert all(p.target is None for p in without) and all(p.target is not None for p in full)
+    mixed, alone = [given[0], bare[1], given[2]], [given[0], given[2]]
+    assert batch_of(name, mixed)[0].targets["weight"] == pytest.approx(batch_of(name, alone)[0].targets["weight"])
+    totals = [float(task.loss(model, *batch_of(name, rows)).total.detach()) for rows in (mixed, alone)]
+    assert totals[0] == pytest.approx(totals[1], rel=1e-5)
+
+
+@every_task
+def test_the_same_again_is_the_same(name):
+    model, _ = model_of_all()
+    task, given = model.tasks[name], samples()
+    first, second = (task.loss(model, *batch_of(name, given)) for _ in range(2))
+    assert torch.equal(first.total, second.total)
+    assert task.predict(model, *batch_of(name, given)) == task.predict(model, *batch_of(name, given))
+    assert all(math.isfinite(float(v)) for v in first.logs.values())
+
+
+@every_task
+def test_what_it_says_of_itself(name):
+    model, _ = model_of_all()
+    task = model.tasks[name]
+    assert set(task.inputs) <= set(task.declared) and set(task.targets) <= set(task.columns) | set(task.declared)
+    assert task.metrics and set(task.metrics) <= set(names("metric"))
+    assert task.view in ("fused", "towers", "text")
+    for sample in samples():
+        task.check(sample)
+    again = type(task)(name, task.options, task.declared)
+    again.load_state(task.state())
+    assert again.state() == task.state()
+    outputs = task.outputs(model, *batch_of(name, samples()))
+    assert len(outputs) == 6 and torch.isfinite(outputs).all()
