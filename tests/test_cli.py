@@ -32,6 +32,7 @@ class StandIn:
         self.run = SimpleNamespace(
             folder=Path("runs/x"),
             metrics=METRICS,
+            details={},
             evaluate=lambda split, **more: (
                 self.note("evaluate", split, more)
                 or SimpleNamespace(
@@ -85,7 +86,7 @@ def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_train_passes_its_arguments_on_and_names_the_next_step(library: StandIn, capsys: pytest.CaptureFixture[str]):
     assert run(["train", "demo", "stages.0.steps=10", "train.seed=1", "--output", "runs/a b", "--resume"]) == 0
-    more = {"output": Path("runs/a b"), "resume": True, "overrides": ["stages.0.steps=10", "train.seed=1"], "progress": True}
+    more = {"output": Path("runs/a b"), "resume": True, "allow_changed": False, "overrides": ["stages.0.steps=10", "train.seed=1"], "progress": True}
     assert library.calls == [("train", "demo", more)]
     said = capsys.readouterr()
     assert "0.947" in said.out
@@ -215,9 +216,9 @@ def test_recipes_are_listed_by_group_and_copied(
 
 def test_scores_stand_beside_their_controls():
     lines = score_table(METRICS)
-    assert lines[0].split() == ["test", "score", "image", "shuffled"]
-    assert lines[1].split() == ["answer.exact_match", "0.947", "0.190"]
-    assert lines[2].split() == ["align.recall@1[image->caption]", "0.990"]
+    assert "test answer" in lines[0]
+    assert any("as it is" in line and "0.947" in line for line in lines)
+    assert any("image shuffled" in line and "0.190" in line for line in lines)
 
 
 def test_help_names_every_command(capsys: pytest.CaptureFixture[str]):

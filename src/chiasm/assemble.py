@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -27,6 +29,8 @@ from chiasm.processing import ChiasmProcessor, build_modalities, learn_tokenizer
 from chiasm.recipe import BackboneSpec, EncoderSpec, Recipe, TokenizerSpec
 from chiasm.types import RecipeError, Sample
 
+WEIGHTS = {"output_loading_info": True, "use_safetensors": True, "ignore_mismatched_sizes": True}  # what is amiss is refused here, by name
+ADDED = re.compile(r"crossattention|cross_attn|lora_")  # weights of ours that no checkpoint has
 LATENT_DEFAULT = {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 256}
 
 
@@ -77,7 +81,7 @@ def declare_inputs(recipe: Recipe, samples: Sequence[Sample]) -> dict[str, Any]:
             inputs[name] = {"modality": "text", "options": dict(spec.options), "place": len(inputs)}
             continue
         kind = components.find("modality", spec.modality)
-        wanted = pretrained_preprocessing(recipe.encoder_for(name), spec.modality)
+        wanted = pretrained_preprocessing(recipe.encoder_for(name), spec.modality, f"encoders.{name}")
         modality = kind(kind.Options(**{**{k: v for k, v in wanted.items() if k in kind.Options.model_fields}, **spec.options}))
         modality.fit([modality.raw(sample.parts, name) for sample in samples])
         options = modality.options.model_dump(mode="json")
@@ -85,12 +89,12 @@ def declare_inputs(recipe: Recipe, samples: Sequence[Sample]) -> dict[str, Any]:
     return inputs
 
 
-def pretrained_preprocessing(spec: EncoderSpec | None, modality: str) -> dict[str, Any]:
+def pretrained_preprocessing(spec: EncoderSpec | None, modality: str, part: str) -> dict[str, Any]:
     """Picture size, mean and std, or sampling rate, that a pretrained encoder was trained with."""
     if spec is None or spec.model is None:
         return {}
     if modality == "image":
-        settings = AutoImageProcessor.from_pretrained(spec.model, use_fast=False).to_dict()
+        settings = from_checkpoint(AutoImageProcessor, spec.model, part, use_fast=False).to_dict()
         size = settings.get("crop_size") or settings.get("size") or {}
         side = [size["height"], size["width"]] if "height" in size else size.get("shortest_edge")
         found = {
@@ -101,7 +105,7 @@ def pretrained_preprocessing(spec: EncoderSpec | None, modality: str) -> dict[st
         }
         return {key: value for key, value in found.items() if value is not None}
     if modality == "audio":
-        return {"sampling_rate": AutoFeatureExtractor.from_pretrained(spec.model).sampling_rate}
+        return {"sampling_rate": from_checkpoint(AutoFeatureExtractor, spec.model, part).sampling_rate}
     return {}
 
 
@@ -128,7 +132,7 @@ def declare_tasks(recipe: Recipe, samples: Sequence[Sample]) -> dict[str, Any]:
 def backbone_config(spec: BackboneSpec) -> tuple[str, PreTrainedConfig]:
     """(kind, transformers config) of the backbone; no model and no arch means latents."""
     if spec.model:
-        config = AutoConfig.from_pretrained(spec.model)
+        config = from_checkpoint(AutoConfig, spec.model, "backbone")
     else:
         arch = spec.arch or "bert"
         kind = components.find("backbone", spec.kind or ("causal" if spec.arch else "latent"))
@@ -149,7 +153,7 @@ def build_tokenizer(recipe: Recipe, placeholders: list[str], texts: Iterable[str
     """The pretrained tokenizer with placeholders added, or one learned from the training text."""
     spec = recipe.backbone
     if isinstance(spec.tokenizer, str) or (spec.tokenizer is None and spec.model):
-        tokenizer = AutoTokenizer.from_pretrained(spec.tokenizer or spec.model)
+        tokenizer = from_checkpoint(AutoTokenizer, str(spec.tokenizer or spec.model), "backbone")
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
         tokenizer.add_special_tokens({"additional_special_tokens": placeholders})
@@ -196,7 +200,7 @@ def encoder_entry(recipe: Recipe, name: str, modality: Any) -> dict[str, Any]:
             )
         config = encoder_config(spec, kind, modality)
         if spec.model and modality_name == "audio":
-            options["extractor"] = AutoFeatureExtractor.from_pretrained(spec.model).to_dict()
+            options["extractor"] = from_checkpoint(AutoFeatureExtractor, spec.model, f"encoders.{name}").to_dict()
     connector = {"type": spec.connector.type, **spec.connector.options}
     return {
         "type": spec.type or modality_name,
@@ -209,7 +213,7 @@ def encoder_entry(recipe: Recipe, name: str, modality: Any) -> dict[str, Any]:
 def encoder_config(spec: EncoderSpec, kind: Any, modality: Any) -> PreTrainedConfig:
     """The transformers config of an encoder; a fresh vision transformer takes the input's picture size."""
     if spec.model:
-        return AutoConfig.from_pretrained(spec.model)
+        return from_checkpoint(AutoConfig, spec.model, "encoders")
     assert spec.arch is not None
     given = {k: v for k, v in spec.options.items() if k not in kind.Options.model_fields}
     size = getattr(modality.options, "size", None)
@@ -249,23 +253,25 @@ def load_pretrained(recipe: Recipe, model: ChiasmForConditionalGeneration) -> No
         where = recipe.backbone.model
         load_network(model.model.language_model, where, "backbone")
         if model.lm_head is not None and not model.config.tie_word_embeddings:
-            whole, _ = AutoModelForCausalLM.from_pretrained(where, output_loading_info=True, use_safetensors=True)
+            whole, info = from_checkpoint(AutoModelForCausalLM, where, "backbone", **WEIGHTS)
+            if info["missing_keys"]:
+                raise RecipeError(f"backbone.model {where}: weight '{min(info['missing_keys'])}' is not in the checkpoint")
             copy_rows(model.lm_head.weight, whole.get_output_embeddings().weight)
         model.tie_weights()
 
 
 def load_network(network: nn.Module, where: str, part: str) -> None:
     """Copy a checkpoint into `network`; rows added to the vocabulary start as the mean of the others."""
-    loaded, info = AutoModel.from_pretrained(
-        where, config=checkpoint_config(network, where), output_loading_info=True, use_safetensors=True
-    )
+    loaded, info = from_checkpoint(AutoModel, where, part, config=checkpoint_config(where, part), **WEIGHTS)
+    for key, have, want in sorted(info["mismatched_keys"]):
+        refuse_shape(part, where, key, want, have)
     given = loaded.state_dict()
     if part.startswith("encoders") and not set(network.state_dict()) <= set(given):
         prefix = next((p for p in ("encoder.", "vision_model.") if all(p + key in given for key in network.state_dict())), "")
         given = {key.removeprefix(prefix): value for key, value in given.items()}
     own = network.state_dict()
-    fresh = sorted(key for key in info["missing_keys"] if key in own and "crossattention" not in key)
-    absent = sorted(key for key in own if key not in given and "crossattention" not in key)
+    fresh = sorted(key for key in info["missing_keys"] if key in own and not ADDED.search(key))
+    absent = sorted(key for key in own if key not in given and not ADDED.search(key))
     if fresh or absent:
         key = (fresh or absent)[0]
         raise RecipeError(
@@ -275,17 +281,34 @@ def load_network(network: nn.Module, where: str, part: str) -> None:
     with torch.no_grad():
         for key, value in own.items():
             if key in given:
-                copy_rows(value, given[key]) if value.shape[1:] == given[key].shape[1:] else refuse_shape(
-                    part, where, key, value, given[key]
-                )
+                if value.shape != given[key].shape and key != embedding_name(network):
+                    refuse_shape(part, where, key, value.shape, given[key].shape)
+                copy_rows(value, given[key])
     for key, value in network.state_dict().items():
         if value.is_floating_point() and not bool(torch.isfinite(value).all()):
             raise RecipeError(f"{part}.model {where}: weight '{key}' has NaN or Inf")
 
 
-def checkpoint_config(network: nn.Module, where: str) -> PreTrainedConfig:
+def from_checkpoint(kind: Any, where: str, part: str, **settings: Any) -> Any:
+    """`kind.from_pretrained(where)`; why transformers cannot is told in one line."""
+    try:
+        return kind.from_pretrained(where, **settings)
+    except (OSError, ValueError, ImportError, SafetensorError) as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise RecipeError(f"{part}.model {where}: {reason}") from None
+
+
+def embedding_name(network: Any) -> str:
+    """The key of the word embeddings, the only weight that may have more rows than in the checkpoint."""
+    if not hasattr(network, "get_input_embeddings"):
+        return ""
+    words = network.get_input_embeddings()
+    return next((f"{name}.weight" for name, module in network.named_modules() if module is words), "")
+
+
+def checkpoint_config(where: str, part: str) -> PreTrainedConfig:
     """The checkpoint's own config, in the class of the part that is loaded (a CLIP's vision half, say)."""
-    config = AutoConfig.from_pretrained(where)
+    config = from_checkpoint(AutoConfig, where, part)
     return getattr(config, "vision_config", config) if hasattr(config, "vision_config") else config
 
 
@@ -297,5 +320,5 @@ def copy_rows(target: torch.Tensor, source: torch.Tensor) -> None:
             target[len(source) :] = source.mean(0)
 
 
-def refuse_shape(part: str, where: str, key: str, want: torch.Tensor, have: torch.Tensor) -> None:
-    raise RecipeError(f"{part}.model {where}: weight '{key}' is {tuple(have.shape)} in the checkpoint and {tuple(want.shape)} in the model")
+def refuse_shape(part: str, where: str, key: str, want: Sequence[int], have: Sequence[int]) -> None:
+    raise RecipeError(f"{part}.model {where}: weight '{key}' is {tuple(have)} in the checkpoint and {tuple(want)} in the model")
