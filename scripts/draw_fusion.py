@@ -24,11 +24,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--png", type=Path, help="also draw a PNG here")
     figure = draw()
-    figure.savefig(TARGET, metadata={"Date": None, "Creator": None})
+    save(figure, TARGET)
     print(f"wrote {TARGET}")
     png = parser.parse_args().png
     if png is not None:
         figure.savefig(png, dpi=110)
+
+
+def save(figure: plt.Figure, target: Path) -> None:
+    """The same bytes every time."""
+    figure.savefig(target, metadata={"Date": None, "Creator": None})
 
 
 def draw() -> plt.Figure:

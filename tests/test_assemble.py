@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 import sys
@@ -19,6 +20,7 @@ from tiny_models import GPT2, VIT, WORDS, rows
 from chiasm.assemble import build
 from chiasm.processing import learn_tokenizer
 from chiasm.recipe import load_recipe
+from chiasm.training.stages import apply_stage
 from chiasm.types import RecipeError
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48, "initializer_range": 0.2}
@@ -217,16 +219,26 @@ def refused(match, **parts):
 
 def key_of(folder, *words):
     """The checkpoint's name of the weight that has all of `words` in it."""
-    return next(k for k in sorted(load_file(folder / "model.safetensors")) if all(w in k for w in words))
+    names = sorted(load_file(folder / "model.safetensors"), reverse=True)
+    return next(name for name in names if all(word in name for word in words) and "decoder" not in name)
 
 
-@pytest.mark.parametrize("name", ["gpt2", "vit"])
+NORMS = {
+    "gpt2": ("backbone", ["ln_1.weight"]),
+    "llama": ("backbone", ["input_layernorm.weight"]),
+    "vit": ("encoders.image", ["layernorm_before.weight"]),
+    "clip": ("encoders.image", ["vision_model", "layer_norm1.weight"]),
+    "whisper": ("encoders.audio", ["encoder", "self_attn_layer_norm.weight"]),
+    "wav2vec2": ("encoders.audio", ["encoder.layers.0.layer_norm.weight"]),
+}
+
+
+@pytest.mark.parametrize("name", NORMS)
 def test_a_missing_weight_is_refused_by_name(copy_of, checkpoints, name):
-    folder = copy_of(name)
-    key = key_of(folder, "ln_1.weight" if name == "gpt2" else "layernorm_before.weight")
+    folder, (part, words) = copy_of(name), NORMS[name]
+    key = key_of(folder, *words)
     changed(folder, lambda weights: weights.pop(key))
-    parts = {"backbone": folder, "image": checkpoints / "vit"} if name == "gpt2" else {"image": folder, "backbone": checkpoints / "gpt2"}
-    part = "backbone" if name == "gpt2" else "encoders.image"
+    parts = {"image": checkpoints / "vit", "backbone": checkpoints / "gpt2", part.rpartition(".")[2]: folder}
     refused(f"{part}.model .*1 weight\\(s\\) are not in the checkpoint, first '.*{key.split('.')[-2]}.weight'", **parts)
 
 
@@ -277,3 +289,76 @@ def test_a_checkpoint_whose_config_is_another_architectures(copy_of, checkpoints
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 2}))
     refused("weight\\(s\\) are not in the checkpoint, first 'layers.1", image=folder, backbone=checkpoints / "gpt2")
+
+
+# ---- low-rank adapters
+
+
+def lora_parts(checkpoints, backbone="gpt2", **lora):
+    encoders = {"image": {"model": str(checkpoints / "vit"), "train": {"lora": {"rank": 2}}}}
+    adapted = {"model": str(checkpoints / backbone), "train": {"lora": {"rank": 4, **lora}}}
+    return composed(backbone=adapted, encoders=encoders, inputs={"image": "image", "question": "text"})
+
+
+@pytest.mark.parametrize("backbone", ["gpt2", "llama"])
+def test_adapters_start_as_no_change_and_are_saved(checkpoints, tmp_path, backbone):
+    adapted, processor = lora_parts(checkpoints, backbone)
+    plain, _ = composed(checkpoints / "vit", backbone=checkpoints / backbone)
+    weights = adapted.state_dict()
+    bare = {key.replace(".base_layer.", "."): value for key, value in weights.items() if "lora_" not in key}
+    assert set(bare) == set(plain.state_dict()) and len(weights) > len(bare)
+    plain.load_state_dict(bare)
+    inputs = processor(text=["what is this sound ?"], images=[media()["image"]])
+    with torch.no_grad():
+        torch.testing.assert_close(adapted(**inputs).logits, plain(**inputs).logits, rtol=1e-5, atol=1e-5)
+        for name, parameter in adapted.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_()
+        changed_logits = adapted(**inputs).logits
+        assert not torch.allclose(changed_logits, plain(**inputs).logits, atol=1e-2)
+        adapted.save_pretrained(tmp_path)
+        loaded = transformers.AutoModelForMultimodalLM.from_pretrained(tmp_path)
+        assert set(loaded.state_dict()) == set(weights)
+        torch.testing.assert_close(loaded(**inputs).logits, changed_logits, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(copy.deepcopy(adapted)(**inputs).logits, changed_logits)
+
+
+def test_only_adapters_train_and_each_gets_a_gradient(checkpoints):
+    adapted, processor = lora_parts(checkpoints, dropout=0.0)
+    recipe = load_recipe(
+        {
+            "inputs": {"image": "image", "question": "text"},
+            "encoders": {"image": {"model": "vit", "train": {"lora": {"rank": 2}}}},
+            "backbone": {"model": "gpt2", "train": {"lora": {"rank": 4}}},
+            "tasks": {"answer": {"type": "generate", "target": "{answer}"}},
+        }
+    )
+    table = {row.part: row for row in apply_stage(adapted, recipe, recipe.stages[0])}
+    assert 0 < table["backbone"].trainable < table["backbone"].parameters / 3
+    assert 0 < table["encoders.image"].trainable < table["encoders.image"].parameters / 3
+    assert table["fusion"].trainable == table["fusion"].parameters > 0
+    with torch.no_grad():
+        for name, parameter in adapted.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.1)
+    inputs = processor(text=["what is this sound ?"], images=[media()["image"]])
+    adapted(**inputs).logits.square().sum().backward()
+    for name, parameter in adapted.named_parameters():
+        inside = name.startswith(("model.language_model.", "model.encoders."))
+        assert parameter.requires_grad == ("lora_" in name) or not inside, name
+        if "lora_" in name:
+            assert parameter.grad is not None and parameter.grad.abs().max() > 0, name
+
+
+def test_adapters_may_name_their_layers(checkpoints):
+    adapted, _ = lora_parts(checkpoints, targets=["c_attn"], rank=3, alpha=6.0)
+    found = {name for name, module in adapted.model.language_model.named_modules() if hasattr(module, "lora_A")}
+    assert found == {"h.0.attn.c_attn", "h.1.attn.c_attn"}
+    with pytest.raises(RecipeError, match="backbone.train.lora.targets: no linear layer 'c_atn'; did you mean 'c_attn'"):
+        lora_parts(checkpoints, targets=["c_atn"])
+
+
+def test_a_part_without_linear_layers_cannot_be_adapted(checkpoints):
+    encoders = {"image": {"model": str(checkpoints / "resnet"), "grid": 2, "train": {"lora": {"rank": 2}}}}
+    with pytest.raises(RecipeError, match="encoders.image.train: lora needs linear layers"):
+        composed(backbone=checkpoints / "gpt2", encoders=encoders, inputs={"image": "image", "question": "text"})

@@ -26,11 +26,11 @@ from chiasm.config import ChiasmConfig
 from chiasm.fusion.hybrid import parse as parse_fusion
 from chiasm.model import ChiasmForConditionalGeneration
 from chiasm.processing import ChiasmProcessor, build_modalities, learn_tokenizer, placeholder
-from chiasm.recipe import BackboneSpec, EncoderSpec, Recipe, TokenizerSpec
+from chiasm.recipe import BackboneSpec, EncoderSpec, LoraTrain, Recipe, TokenizerSpec
 from chiasm.types import RecipeError, Sample
 
 WEIGHTS = {"output_loading_info": True, "use_safetensors": True, "ignore_mismatched_sizes": True}  # what is amiss is refused here, by name
-ADDED = re.compile(r"crossattention|cross_attn|lora_")  # weights of ours that no checkpoint has
+ADDED = re.compile(r"crossattention|cross_attn")  # weights of ours that no checkpoint has
 LATENT_DEFAULT = {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 256}
 
 
@@ -57,7 +57,7 @@ def build(recipe: Recipe, samples: Sequence[Sample], texts: Iterable[str] = ()) 
         text_config=text_config.to_dict(),
         inputs=inputs,
         encoders=encoders,
-        backbone={"kind": kind_name, "options": own_options(kind, recipe.backbone.options)},
+        backbone={"kind": kind_name, "options": own_options(kind, recipe.backbone.options), **lora_entry(recipe.backbone.train)},
         fusion=fusion,
         tasks=declare_tasks(recipe, samples),
         placeholder_ids={name: tokenizer.convert_tokens_to_ids(placeholder(name)) for name in scattered},
@@ -103,6 +103,8 @@ def pretrained_preprocessing(spec: EncoderSpec | None, modality: str, part: str)
             "std": settings.get("image_std"),
             "resize": "crop" if settings.get("do_center_crop") else "squash",
         }
+        if settings.get("do_normalize") is False:
+            found |= {"mean": [0.0] * 3, "std": [1.0] * 3}
         return {key: value for key, value in found.items() if value is not None}
     if modality == "audio":
         return {"sampling_rate": from_checkpoint(AutoFeatureExtractor, spec.model, part).sampling_rate}
@@ -207,7 +209,13 @@ def encoder_entry(recipe: Recipe, name: str, modality: Any) -> dict[str, Any]:
         "options": options,
         "config": None if config is None else config.to_dict(),
         "connector": connector,
+        **lora_entry(spec.train),
     }
+
+
+def lora_entry(train: Any) -> dict[str, Any]:
+    """The config's record of a part's adapters, from its `train:`; nothing where it has none."""
+    return {"lora": train.lora.model_dump()} if isinstance(train, LoraTrain) else {}
 
 
 def encoder_config(spec: EncoderSpec, kind: Any, modality: Any) -> PreTrainedConfig:
@@ -265,12 +273,13 @@ def load_network(network: nn.Module, where: str, part: str) -> None:
     loaded, info = from_checkpoint(AutoModel, where, part, config=checkpoint_config(where, part), **WEIGHTS)
     for key, have, want in sorted(info["mismatched_keys"]):
         refuse_shape(part, where, key, want, have)
-    given = loaded.state_dict()
-    if part.startswith("encoders") and not set(network.state_dict()) <= set(given):
-        prefix = next((p for p in ("encoder.", "vision_model.") if all(p + key in given for key in network.state_dict())), "")
-        given = {key.removeprefix(prefix): value for key, value in given.items()}
-    own = network.state_dict()
-    fresh = sorted(key for key in info["missing_keys"] if key in own and not ADDED.search(key))
+    given, missing = loaded.state_dict(), info["missing_keys"]
+    own = {key.replace(".base_layer.", "."): value for key, value in network.state_dict().items() if "lora_" not in key}
+    if part.startswith("encoders") and not set(own) <= set(given):
+        prefix = next((p for p in ("encoder.", "vision_model.") if all(p + key in given for key in own)), "")
+        given = {key.removeprefix(prefix): value for key, value in given.items() if key.startswith(prefix)}
+        missing = [key.removeprefix(prefix) for key in missing if key.startswith(prefix)]
+    fresh = sorted(key for key in missing if key in own and not ADDED.search(key))
     absent = sorted(key for key in own if key not in given and not ADDED.search(key))
     if fresh or absent:
         key = (fresh or absent)[0]

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedModel
 from transformers.modeling_outputs import ModelOutput
+from transformers.pytorch_utils import Conv1D
 from transformers.utils import TransformersKwargs
 
 from chiasm import components
@@ -28,7 +29,7 @@ from chiasm.config import ChiasmConfig
 from chiasm.fusion.base import BackboneShape, StreamShape, at_placeholders
 from chiasm.fusion.hybrid import build as build_fusion
 from chiasm.processing import argument, build_modalities
-from chiasm.types import BadInput, Step, Streams, Tokens
+from chiasm.types import BadInput, RecipeError, Step, Streams, Tokens
 
 
 @dataclass
@@ -79,11 +80,13 @@ class ChiasmModel(ChiasmPreTrainedModel):
         options = kind.Options(**config.backbone.get("options", {}))
         text = config.get_text_config()
         self.language_model = kind.build(options, text)
+        add_adapters(self.language_model, config.backbone.get("lora"), "backbone")
         width = self.language_model.get_input_embeddings().weight.shape[1]
         self.encoders, self.connectors = nn.ModuleDict(), nn.ModuleDict()
         shapes: dict[str, StreamShape] = {}
         for name, spec in config.encoders.items():
             self.encoders[name] = build_encoder(spec, modalities[name])
+            add_adapters(self.encoders[name], spec.get("lora"), f"encoders.{name}")
             link = components.find("connector", spec["connector"]["type"])
             link_options = link.Options(**{k: v for k, v in spec["connector"].items() if k != "type"})
             self.connectors[name] = link(link_options, self.encoders[name].width, width)
@@ -319,3 +322,30 @@ def build_encoder(spec: Mapping[str, Any], modality: Any) -> Any:
     network = dict(spec["config"]) if spec.get("config") else None
     config = AutoConfig.for_model(network.pop("model_type"), **network) if network else None
     return kind(kind.Options(**spec.get("options", {})), config, modality)
+
+
+def add_adapters(part: nn.Module, lora: Mapping[str, Any] | None, name: str) -> None:
+    """Put low-rank adapters (peft) into a part's linear layers; they start as no change: W x + (alpha / rank) B A x with B = 0."""
+    if lora is None:
+        return
+    from peft import LoraConfig, inject_adapter_in_model
+
+    linear = {key: module for key, module in part.named_modules() if isinstance(module, nn.Linear | Conv1D)}
+    wanted = lora["targets"]
+    for target in wanted or ():
+        if not any(key == target or key.endswith(f".{target}") for key in linear):
+            near = did_you_mean(target, (key.split(".")[-1] for key in linear))
+            raise RecipeError(f"{name}.train.lora.targets: no linear layer '{target}'{near}")
+    if not linear:
+        raise RecipeError(f"{name}.train: lora needs linear layers to adapt, and it has none; write train: all, or a number of layers")
+    config = LoraConfig(
+        r=lora["rank"],
+        lora_alpha=lora["alpha"] or 2 * lora["rank"],
+        lora_dropout=lora["dropout"],
+        target_modules=wanted or list(linear),
+        fan_in_fan_out=any(isinstance(module, Conv1D) for module in linear.values()),
+    )
+    inject_adapter_in_model(config, part)
+    for key, module in part.named_modules():
+        if "lora_" in key:
+            module._is_hf_initialized = True  # else transformers draws new weights for them, and B is no longer 0

@@ -1,1 +1,1 @@
-"""See the README's tree."""
+"""How a language model, or fresh latents, is run and read; one file a kind."""

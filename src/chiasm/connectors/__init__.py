@@ -1,1 +1,1 @@
-"""See the README's tree."""
+"""From an encoder's width to the backbone's; one file each."""

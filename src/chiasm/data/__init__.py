@@ -1,1 +1,1 @@
-"""See the README's tree."""
+"""Sources, splits, order, batches and accounting: everything between a file and a step."""

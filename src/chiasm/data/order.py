@@ -13,6 +13,7 @@ from chiasm.data.randomness import generator
 from chiasm.data.split import Outline, Split
 
 WINDOW = 50  # batches that are sorted by length together; more means less padding and less mixing
+SHORT = 48  # characters; shorter texts count as alike, else a batch would hold only labels of equal length and nothing to contrast
 
 
 def plan_epoch(split: Split, *, seed: int, epoch: int, batch_size: int, group_rows: int = 8, shuffle: bool = True) -> list[list[int]]:
@@ -38,7 +39,7 @@ def _by_length(places: list[np.ndarray], lengths: np.ndarray, window: int) -> np
     """All rows; within windows of about `window` rows, places follow by their longest text, every other window from long to short."""
     if not places:
         return np.arange(0)
-    longest = np.array([lengths[place].max() for place in places])
+    longest = np.array([max(SHORT, lengths[place].max()) for place in places])
     windows = np.cumsum([len(place) for place in places]) // window
     longest = np.where(windows % 2 == 0, longest, -longest)  # the next window goes on where the last one ended
     return np.concatenate([places[i] for i in np.lexsort((longest, windows))])

@@ -1,1 +1,1 @@
-"""See the README's tree."""
+"""Tensors of one modality to Tokens; one file a modality, any transformers architecture inside."""

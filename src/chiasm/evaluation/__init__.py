@@ -1,1 +1,1 @@
-"""See the README's tree."""
+"""Scores with intervals, and beside them what is left when an input is shuffled or missing."""

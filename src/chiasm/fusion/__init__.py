@@ -1,1 +1,1 @@
-"""See the README's tree."""
+"""Where inputs meet the backbone: before, between or after its layers; one file a strategy."""

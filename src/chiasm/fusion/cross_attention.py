@@ -30,6 +30,8 @@ class CrossAttention(Fusion):
         """matching: W_Q = W_K at the start, so that it begins by matching similar things."""
         dropout: float = 0.0
         """Dropout on attention weights."""
+        sink: bool = False
+        """A key and a value of zeros beside the stream's, so that a token may read nothing (add_zero_attn of torch)."""
         weights: Literal["own", "backbone"] = "own"
         """backbone: the cross-attention that the backbone's architecture has itself."""
 
@@ -42,9 +44,7 @@ class CrossAttention(Fusion):
         width, heads = backbone.width, options.heads or backbone.num_heads
         if options.weights == "backbone" and not backbone.has_cross_attention:
             raise RecipeError("fusion.weights: this backbone has no cross-attention of its own; use weights: own")
-        self.reads = nn.ModuleList(
-            nn.ModuleDict({name: CrossRead(width, heads, options.start, options.dropout) for name in self.inputs}) for _ in self.layers
-        )
+        self.reads = nn.ModuleList(nn.ModuleDict({name: CrossRead(width, heads, options) for name in self.inputs}) for _ in self.layers)
 
     @property
     def layers(self) -> range:
@@ -67,10 +67,10 @@ class CrossAttention(Fusion):
 class CrossRead(nn.Module):
     """[R, T, W] reads a stream: normalised query, normalised source, one attention."""
 
-    def __init__(self, width: int, heads: int, start: str, dropout: float):
+    def __init__(self, width: int, heads: int, options: Any):
         super().__init__()
         self.norm_text, self.norm_stream = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.attention = Attention(width, heads, start=start, dropout=dropout)
+        self.attention = Attention(width, heads, start=options.start, dropout=options.dropout, sink=options.sink)
 
     def forward(self, x: torch.Tensor, source: Tokens, step: Step) -> torch.Tensor:
         return self.attention(self.norm_text(x), source, self.norm_stream(source.values), step)

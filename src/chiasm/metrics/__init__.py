@@ -1,1 +1,1 @@
-"""See the README's tree."""
+"""A name, a direction and a number from predictions; one file each."""

@@ -1,1 +1,1 @@
-"""See the README's tree."""
+"""RUN/report.html and the tables of the terminal."""

@@ -1,1 +1,1 @@
-"""See the README's tree."""
+"""Rows, prompt, head, loss, prediction and metrics of one objective; one file each."""

@@ -1,1 +1,1 @@
-"""See the README's tree."""
+"""The loop and its guarantees: exact resume, atomic checkpoints, no hidden NaN, frozen means frozen."""

@@ -1,1 +1,1 @@
-"""See the README's tree."""
+"""Where samples come from; one file a kind of source."""
