@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Draws docs/fusion.svg: where modality tokens meet the backbone, before, between or after its layers. `--png FILE` draws a picture to look at."""
+"""Draws docs/fusion.svg: where modality tokens meet the backbone, before, between or after its layers. `--png FILE` is one to look at."""
 
 from __future__ import annotations
 

@@ -62,7 +62,10 @@ def render() -> str:
         parts += [f"### {f'`{place}`' if place else 'The top'}\n", doc(model), table(model)]
         if issubclass(model, recipe.OpenSpec):
             parts.append("Other keys here are the component's own; see below.\n")
-    parts += ["## Components\n", "The keys that a component adds to the section that names it. `my_package.module:Class` names one of your own.\n"]
+    parts += [
+        "## Components\n",
+        "The keys that a component adds to the section that names it. `my_package.module:Class` names one of your own.\n",
+    ]
     for kind, place in KINDS:
         parts.append(f"### `{place}`\n")
         for name in components.names(kind):

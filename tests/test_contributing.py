@@ -81,6 +81,11 @@ def recipe_with(changes: dict, folder: Path) -> dict:
     }
 
 
+def test_make_targets_exist():
+    targets = re.findall(r"^(\w+):", (Path(__file__).parent.parent / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert set(re.findall(r"^make (\w+)", TEXT, flags=re.MULTILINE)) <= set(targets)
+
+
 def test_there_is_one_example_for_each():
     assert [Path(file).stem for file in EXAMPLES] == list(NAMED)
 

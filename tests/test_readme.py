@@ -1,4 +1,4 @@
-"""The READMEs' commands and Python work as they stand: `make` targets exist, a tiny demo stands in for the trained one, the rest runs verbatim."""
+"""The READMEs' commands and Python run as they stand; only the demo is a tiny one, and of `make` it is seen that the targets exist."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ from chiasm_cli.output import settings
 ROOT = Path(__file__).parent.parent
 TEXTS = {name: (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "README.zh.md")}
 NOT_RUN = ("git", "cd", "source")  # getting the repository, and its environment
-SPLITS = "{root: few, train: train.jsonl, validation: validation.jsonl, test: test.jsonl, splits: {things: things.jsonl, words: words.jsonl}}"
+SPLITS = (
+    "{root: few, train: train.jsonl, validation: validation.jsonl, test: test.jsonl, splits: {things: things.jsonl, words: words.jsonl}}"
+)
 TINY = [
     f"data={SPLITS}",
     *(f"stages.{stage}.{key}" for stage in ("look", "listen", "ask") for key in ("steps=1", "batch_size=4")),
@@ -39,7 +41,7 @@ def commands() -> list[list[str]]:
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Where a reader stands: a tiny run at runs/demo, trained by the demo recipe on a few exported scenes, and the files the README exports."""
+    """Where a reader stands: beside a tiny run at runs/demo, trained by the demo recipe on a few exported scenes."""
     here, before, handler = tmp_path_factory.mktemp("reader"), Path.cwd(), signal.getsignal(signal.SIGTERM)
     os.chdir(here)
     export("few", scenes_per_split=4, splits=("train", "validation", "test", "test_new_pairs", "things", "words"))

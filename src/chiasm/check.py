@@ -68,7 +68,7 @@ def check_data(path: Path) -> Check:
     for name, split in report["splits"].items():
         found.lines.append(f"{name}: {split['rows']:,} rows")
         for column, facts in split["columns"].items():
-            counted = [f"{key} {value}" for key, value in facts.items() if key not in ("kind", "why") and isinstance(value, int | float | str)]
+            counted = [f"{key} {value}" for key, value in facts.items() if key not in ("kind", "why") and isinstance(value, int | float)]
             about = ", ".join([*filter(None, [facts.get("why")]), *counted])
             found.lines.append(f"  {column}: {facts.get('kind', '')}" + (f" ({about})" if about else ""))
     return found

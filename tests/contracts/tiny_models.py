@@ -39,7 +39,6 @@ BACKBONES: dict[str, dict[str, Any]] = {
 CAUSAL = ("gpt2", "qwen3")
 HYBRID = {"type": "hybrid", "parts": [{"type": "cross_attention", "inputs": ["image"]}, {"type": "early", "inputs": ["audio"]}]}
 VARIANTS: dict[str, dict[str, Any]] = {
-    "cross sink": {"type": "cross_attention", "sink": True},
     "late": {"type": "late", "normalize": True},
     "late sum": {"type": "late", "combine": "sum"},
     "late gated": {"type": "late", "combine": "gated"},

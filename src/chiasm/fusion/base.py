@@ -161,15 +161,14 @@ class Attention(nn.Module):
     """Multi-head attention of `x` [R, T, W] over a stream's tokens, whose keys and values are computed once per unit.
 
     `start="matching"` sets W_Q = W_K to one scaled orthogonal matrix, so that attention begins by matching similar vectors.
-    `sink` adds a key and a value of zeros (torch's add_zero_attn): a token that matches nothing reads nothing, and how much it reads
-    tells how many match. A row whose stream is absent gets exactly 0. Formula: softmax(Q K^T / sqrt(W / H)) V (Vaswani et al., 2017).
+    A row whose stream is absent gets exactly 0. Formula: softmax(Q K^T / sqrt(W / H)) V (Vaswani et al., 2017).
     """
 
-    def __init__(self, width: int, heads: int, *, start: str = "random", dropout: float = 0.0, sink: bool = False):
+    def __init__(self, width: int, heads: int, *, start: str = "random", dropout: float = 0.0):
         super().__init__()
         if width % heads:
             raise RecipeError(f"fusion.heads: width {width} is not divisible by {heads} heads")
-        self.heads, self.dropout, self.sink = heads, dropout, sink
+        self.heads, self.dropout = heads, dropout
         self.query, self.key = nn.Linear(width, width), nn.Linear(width, width, bias=False)  # a bias of keys cancels in the softmax
         self.value, self.output = nn.Linear(width, width), nn.Linear(width, width)
         if start == "matching":
@@ -195,9 +194,6 @@ class Attention(nn.Module):
         mask = mask | ~present.unsqueeze(1)  # a row with nothing visible would be NaN; it is set to 0 below
         if source.share is not None:
             keys, values, mask, present = keys[source.share], values[source.share], mask[source.share], present[source.share]
-        if self.sink:
-            keys, values = functional.pad(keys, (0, 0, 0, 1)), functional.pad(values, (0, 0, 0, 1))
-            mask = functional.pad(mask, (0, 1), value=True)
         query = self.split(self.query(x))
         dropout = self.dropout if self.training else 0.0
         if step.trace is not None:

@@ -30,8 +30,6 @@ class CrossAttention(Fusion):
         """matching: W_Q = W_K at the start, so that it begins by matching similar things."""
         dropout: float = 0.0
         """Dropout on attention weights."""
-        sink: bool = False
-        """A key and a value of zeros beside the stream's, so that a token may read nothing (add_zero_attn of torch)."""
         weights: Literal["own", "backbone"] = "own"
         """backbone: the cross-attention that the backbone's architecture has itself."""
 
@@ -70,7 +68,7 @@ class CrossRead(nn.Module):
     def __init__(self, width: int, heads: int, options: Any):
         super().__init__()
         self.norm_text, self.norm_stream = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.attention = Attention(width, heads, start=options.start, dropout=options.dropout, sink=options.sink)
+        self.attention = Attention(width, heads, start=options.start, dropout=options.dropout)
 
     def forward(self, x: torch.Tensor, source: Tokens, step: Step) -> torch.Tensor:
         return self.attention(self.norm_text(x), source, self.norm_stream(source.values), step)
