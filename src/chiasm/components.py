@@ -57,7 +57,7 @@ def component_in(kind: str, name: str) -> Any:
     return own[0] if own else None
 
 
-def base_class(kind: str) -> type:
+def base_class(kind: str) -> Any:
     """The contract of a kind: the class named like it (`Fusion`, `Encoder`, ...) in the folder's `base.py`."""
     return getattr(importlib.import_module(f"{FOLDERS[kind]}.base"), kind.title())
 

@@ -11,7 +11,7 @@ Letters: U units (distinct pictures or clips), K items per row, R rows, T text t
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -60,7 +60,7 @@ class ChiasmPreTrainedModel(PreTrainedModel):
     config: ChiasmConfig
     config_class = ChiasmConfig
     base_model_prefix = "model"
-    input_modalities = ("image", "audio", "text")
+    input_modalities = ["image", "audio", "text"]
     _supports_sdpa = True
     _supports_attention_backend = True
     supports_gradient_checkpointing = True
@@ -72,6 +72,9 @@ class ChiasmPreTrainedModel(PreTrainedModel):
 
 class ChiasmModel(ChiasmPreTrainedModel):
     """Encoders, connectors, fusion and the headless backbone."""
+
+    encoders: Any  # nn.ModuleDict of Encoder
+    connectors: Any  # nn.ModuleDict of Connector
 
     def __init__(self, config: ChiasmConfig):
         super().__init__(config)
@@ -85,12 +88,12 @@ class ChiasmModel(ChiasmPreTrainedModel):
         self.encoders, self.connectors = nn.ModuleDict(), nn.ModuleDict()
         shapes: dict[str, StreamShape] = {}
         for name, spec in config.encoders.items():
-            self.encoders[name] = build_encoder(spec, modalities[name])
-            add_adapters(self.encoders[name], spec.get("lora"), f"encoders.{name}")
+            self.encoders[name] = encoder = build_encoder(spec, modalities[name])
+            add_adapters(encoder, spec.get("lora"), f"encoders.{name}")
             link = components.find("connector", spec["connector"]["type"])
             link_options = link.Options(**{k: v for k, v in spec["connector"].items() if k != "type"})
-            self.connectors[name] = link(link_options, self.encoders[name].width, width)
-            shapes[name] = StreamShape(self.connectors[name].num_tokens(self.encoders[name].num_tokens), self.encoders[name].has_positions)
+            self.connectors[name] = connector = link(link_options, encoder.width, width)
+            shapes[name] = StreamShape(connector.num_tokens(encoder.num_tokens), encoder.has_positions)
         self.shapes = shapes
         shape = BackboneShape(
             width=width,
@@ -291,7 +294,7 @@ class ChiasmModel(ChiasmPreTrainedModel):
         return mask
 
     @contextlib.contextmanager
-    def _during(self, call: Call) -> Iterator[Call]:
+    def _during(self, call: Call) -> Generator[Call]:
         self._call = call
         try:
             yield call

@@ -6,6 +6,7 @@ that a component is rebuilt by the same code that built it; `inputs` and `tasks`
 
 from __future__ import annotations
 
+from dataclasses import field
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
@@ -20,19 +21,18 @@ class ChiasmConfig(PreTrainedConfig):
     sub_configs = {"text_config": AutoConfig}
 
     text_config: dict[str, Any] | PreTrainedConfig | None = None
-    inputs: dict[str, Any] | None = None  # name -> {modality, options, state, place}
-    encoders: dict[str, Any] | None = None  # input -> {type, options, config, connector}
-    backbone: dict[str, Any] | None = None  # {kind, options}
-    fusion: dict[str, Any] | None = None  # as in the recipe, with its type
-    tasks: dict[str, Any] | None = None  # name -> {type, weight, options, state, place}
-    placeholder_ids: dict[str, int] | None = None  # input whose tokens enter the sequence -> id of its placeholder
+    inputs: dict[str, Any] = field(default_factory=dict)  # name -> {modality, options, state, place}
+    encoders: dict[str, Any] = field(default_factory=dict)  # input -> {type, options, config, connector}
+    backbone: dict[str, Any] = field(default_factory=dict)  # {kind, options}
+    fusion: dict[str, Any] = field(default_factory=dict)  # as in the recipe, with its type
+    tasks: dict[str, Any] = field(default_factory=dict)  # name -> {type, weight, options, state, place}
+    placeholder_ids: dict[str, int] = field(default_factory=dict)  # input whose tokens enter the sequence -> id of its placeholder
     tie_word_embeddings: bool = True
 
     def __post_init__(self, **kwargs: Any) -> None:
-        for name in ("inputs", "encoders", "backbone", "fusion", "tasks", "placeholder_ids"):
-            setattr(self, name, getattr(self, name) or {})
         self.inputs, self.tasks = in_order(self.inputs), in_order(self.tasks)
-        self.encoders, self.placeholder_ids = ({n: d[n] for n in self.inputs if n in d} for d in (self.encoders, self.placeholder_ids))
+        self.encoders = {name: self.encoders[name] for name in self.inputs if name in self.encoders}
+        self.placeholder_ids = {name: self.placeholder_ids[name] for name in self.inputs if name in self.placeholder_ids}
         if isinstance(self.text_config, dict):
             text = dict(self.text_config)
             self.text_config = AutoConfig.for_model(text.pop("model_type"), **text)
@@ -43,11 +43,11 @@ class ChiasmConfig(PreTrainedConfig):
 
     @property
     def image_token_id(self) -> int | None:
-        return (self.placeholder_ids or {}).get("image")
+        return self.placeholder_ids.get("image")
 
     @property
     def audio_token_id(self) -> int | None:
-        return (self.placeholder_ids or {}).get("audio")
+        return self.placeholder_ids.get("audio")
 
 
 def in_order(entries: dict[str, Any]) -> dict[str, Any]:

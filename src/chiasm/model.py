@@ -32,7 +32,7 @@ class ChiasmForConditionalGeneration(ChiasmPreTrainedModel, GenerationMixin):
         self.model = ChiasmModel(config)
         embeddings = self.get_input_embeddings()
         words, width = embeddings.weight.shape
-        self.lm_head = nn.Linear(width, words, bias=False) if self.model.backbone_kind.generates else None
+        self.lm_head: nn.Linear | None = nn.Linear(width, words, bias=False) if self.model.backbone_kind.generates else None
         if self.lm_head is not None and config.tie_word_embeddings:
             name = next(n for n, m in self.model.named_modules() if m is embeddings)
             self._tied_weights_keys = {"lm_head.weight": f"model.{name}.weight"}
@@ -51,8 +51,8 @@ class ChiasmForConditionalGeneration(ChiasmPreTrainedModel, GenerationMixin):
     def get_output_embeddings(self) -> nn.Module | None:
         return self.lm_head
 
-    def set_output_embeddings(self, value: nn.Module) -> None:
-        self.lm_head = value
+    def set_output_embeddings(self, new_embeddings: Any) -> None:
+        self.lm_head = new_embeddings
 
     @property
     def fusion(self) -> Any:
@@ -199,10 +199,12 @@ class ChiasmForConditionalGeneration(ChiasmPreTrainedModel, GenerationMixin):
             model_kwargs |= {"attention_mask": seen, "position_ids": (seen.cumsum(1) - 1).clamp_min(0)}
         return model_kwargs
 
-    def _expand_inputs_for_generation(self, expand_size: int = 1, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
+    def _expand_inputs_for_generation(
+        self: Any, expand_size: int = 1, is_encoder_decoder: bool = False, input_ids: Any = None, **model_kwargs: Any
+    ) -> tuple[Any, dict[str, Any]]:
         """Beams share their row's picture: only the rows' index is repeated."""
-        streams = kwargs.pop("streams", None)
-        ids, model_kwargs = super()._expand_inputs_for_generation(expand_size=expand_size, **kwargs)
+        streams = model_kwargs.pop("streams", None)
+        ids, model_kwargs = super()._expand_inputs_for_generation(expand_size, is_encoder_decoder, input_ids, **model_kwargs)
         if streams is not None:
             rows = {
                 name: torch.arange(tokens.rows, device=tokens.values.device).repeat_interleave(expand_size)

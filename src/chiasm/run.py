@@ -29,6 +29,7 @@ from chiasm.training.precision import pick_device
 from chiasm.types import BadSample, ChiasmError, Opened, Prediction, RecipeError, Sample
 
 BASELINE_ROWS = 200_000  # training rows that the blind baselines are counted on
+CONTROL_ROWS = 2_000  # rows that are also scored with each input shuffled and missing: an interval of about 2 points
 PREDICT_ROWS = 256  # rows of one batch at use
 
 Progress = Callable[[int, int], None]
@@ -149,7 +150,8 @@ class Run:
         Written to the run's metrics.json unless `data` is given or `write` is False.
         """
         opened = split_of(self.recipe, open_file(data), self.processor) if data is not None else self.split(split)
-        found = evaluate(self.model, self.processor, opened, self._scored(opened), baselines=self.baselines, progress=progress)
+        tasks, blind = self._scored(opened), self.baselines
+        found = evaluate(self.model, self.processor, opened, tasks, controls=CONTROL_ROWS, baselines=blind, progress=progress)
         if write if write is not None else data is None:
             found.write(self.folder, split)
         return found

@@ -24,10 +24,11 @@ class Options(BaseModel):
     embedding_std: float | None = None
     """Spread of fresh word embeddings; the architecture's own if not given. width ** -0.5 suits words that pictures are compared with."""
 
+
 class Backbone:
     """Runs `network` over embedded tokens and says how to read its output."""
 
-    Options: ClassVar[type[Options]] = Options
+    Options = Options
     causal: ClassVar[bool] = False
     reads_text: ClassVar[bool] = True
     generates: ClassVar[bool] = False
@@ -39,7 +40,7 @@ class Backbone:
     @classmethod
     def build(cls, options: Any, config: PreTrainedConfig) -> nn.Module:
         """A fresh network of `config`, headless and without a pooler."""
-        network = network_of(config)
+        network: Any = network_of(config)
         if options.embedding_std is not None:
             nn.init.normal_(network.get_input_embeddings().weight, std=options.embedding_std)
         return network
@@ -70,7 +71,7 @@ class Backbone:
         return tokens.pooled()
 
 
-def layer_list(network: nn.Module) -> nn.ModuleList:
+def layer_list(network: Any) -> nn.ModuleList:
     """The module list whose length is the config's number of layers; every architecture has one, under a name of its own."""
     count = network.config.get_text_config().num_hidden_layers
     for module in network.modules():

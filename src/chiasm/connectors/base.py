@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
@@ -20,7 +20,7 @@ class Options(BaseModel):
 class Connector(nn.Module):
     """Tokens [U, L, source_width] -> Tokens [U, L', width]. A connector that keeps the length only defines `project`."""
 
-    Options: ClassVar[type[Options]] = Options
+    Options = Options
 
     def __init__(self, options: Any, source_width: int, width: int):
         super().__init__()

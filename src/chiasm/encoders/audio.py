@@ -43,14 +43,13 @@ class Audio(Encoder):
         if options.mels and hasattr(config, "num_channels"):
             config.num_channels = 1
         super().__init__(options, config, modality)
-        assert self.network is not None
         self.front: nn.Module | None = None
         self.kind = "input_features" if hasattr(config, "num_mel_bins") else self.network.main_input_name
         if self.kind == "pixel_values":
             self.front = LogMel(modality.options.sampling_rate, options.mels, options.window_ms, options.hop_ms)
         if not options.first_pooling and hasattr(self.network, "embedder"):
             self.network.embedder.pooler = nn.Identity()
-        self.extractor = feature_extractor(config, options.extractor) if self.kind == "input_features" else None
+        self.extractor: Any = feature_extractor(config, options.extractor) if self.kind == "input_features" else None
         if self.extractor is not None and config.is_encoder_decoder:
             self.network = self.network.encoder  # Whisper: only its encoder listens
         self.width = width_of(config)
@@ -58,7 +57,6 @@ class Audio(Encoder):
         self.has_positions = self.kind != "pixel_values"
 
     def forward(self, **tensors: Tensor) -> Tokens:
-        assert self.network is not None
         wave, heard = tensors["input_values"], tensors["input_values_mask"]  # [U, frames] twice
         fixed = self.modality.options.seconds is not None  # then the silence after a short clip is part of it
         counted = torch.ones_like(heard) if fixed else heard
@@ -79,7 +77,6 @@ class Audio(Encoder):
 
     def lengths(self, heard: Tensor, length: int) -> Tensor:
         """[U, frames] -> [U] how many of the network's `length` tokens are of sound, not of padding."""
-        assert self.network is not None
         frames, whole = heard.sum(1), heard.shape[1]
         if self.kind == "input_values" and hasattr(self.network, "_get_feat_extract_output_lengths"):
             return self.network._get_feat_extract_output_lengths(frames).clamp(0, length)
@@ -98,7 +95,8 @@ class Audio(Encoder):
 
 def feature_extractor(config: PreTrainedConfig, settings: dict[str, Any] | None) -> Any:
     """The feature extractor of the config's architecture."""
-    return FEATURE_EXTRACTOR_MAPPING[type(config)](**(settings or {}))
+    kind: Any = FEATURE_EXTRACTOR_MAPPING[type(config)]
+    return kind(**(settings or {}))
 
 
 def pool_time(values: Tensor, lengths: Tensor, tokens: int) -> Tensor:
@@ -113,6 +111,9 @@ def pool_time(values: Tensor, lengths: Tensor, tokens: int) -> Tensor:
 
 class LogMel(nn.Module):
     """Waveform [U, frames] -> log-mel picture [U, 1, mels, time]; what counts of each clip has mean 0 and variance 1, the rest is 0."""
+
+    bank: Tensor
+    window: Tensor
 
     def __init__(self, rate: int, mels: int, window_ms: float, hop_ms: float):
         super().__init__()

@@ -28,13 +28,13 @@ class Encoder(nn.Module):
     `num_tokens` (None: varies), `width` and `has_positions` are what fusions and connectors need to know.
     """
 
-    Options: ClassVar[type[Options]] = Options
+    Options = Options
     needs_network: ClassVar[bool] = True  # whether the recipe must name a `model` or an `arch`
 
     def __init__(self, options: Any, config: PreTrainedConfig | None, modality: Any):
         super().__init__()
         self.options, self.modality = options, modality
-        self.network: nn.Module | None = None if config is None else network_of(config)
+        self.network: Any = None if config is None else network_of(config)
         self.width: int = 0
         self.num_tokens: int | None = None
         self.has_positions: bool = True

@@ -32,7 +32,6 @@ class Image(Encoder):
         assert config is not None, "an image encoder needs a transformers config"
         config = getattr(config, "vision_config", config)
         super().__init__(options, config, modality)
-        assert self.network is not None
         if not options.first_pooling and hasattr(self.network, "embedder"):
             self.network.embedder.pooler = nn.Identity()
         self.width = width_of(config)
@@ -51,7 +50,6 @@ class Image(Encoder):
         return None, False
 
     def forward(self, **tensors: Tensor) -> Tokens:
-        assert self.network is not None
         pixels = tensors["pixel_values"].to(self.dtype)
         hidden = self.options.layer != -1
         output = self.network(pixel_values=pixels, **({"output_hidden_states": True} if hidden else {}))

@@ -10,7 +10,7 @@ Letters: R rows, U units shared by rows, T text tokens, L stream tokens, W width
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
@@ -58,7 +58,7 @@ class BackboneShape:
 class Fusion(nn.Module):
     """Base of all strategies. `streams` holds one Tokens per input that the backbone does not read itself."""
 
-    Options: ClassVar[type[Options]] = Options
+    Options = Options
     interacts: ClassVar[bool] = True  # can represent an interaction of inputs, not only a sum of their votes
     reads_streams: ClassVar[bool] = True  # False: streams never meet the backbone (two towers)
 
@@ -119,7 +119,7 @@ class Fusion(nn.Module):
         return []
 
     @contextlib.contextmanager
-    def gates_open(self) -> Iterator[None]:
+    def gates_open(self) -> Generator[None]:
         """Open every gate for the influence check and gradient contracts, then restore the bits."""
         gates = self.gates()
         kept = [g.detach().clone() for g in gates]

@@ -27,6 +27,8 @@ class Hybrid(Fusion):
         parts: tuple[dict[str, Any], ...] = ()
         """The fusions to combine, each written like `fusion:` itself."""
 
+    parts: Any  # nn.ModuleList of Fusion
+
     @classmethod
     def needs_cross_attention(cls, options: Any) -> bool:
         return any(kind.needs_cross_attention(part) for kind, part in map(parse, options.parts))
@@ -37,8 +39,9 @@ class Hybrid(Fusion):
             raise RecipeError(
                 "fusion.parts: hybrid needs two or more, e.g. [{type: early, inputs: [audio]}, {type: cross_attention, inputs: [image]}]"
             )
-        self.parts = nn.ModuleList(build(part, backbone, streams) for part in options.parts)
-        self.inputs = tuple(dict.fromkeys(name for part in self.parts for name in part.inputs))
+        parts = [build(part, backbone, streams) for part in options.parts]
+        self.parts = nn.ModuleList(parts)
+        self.inputs = tuple(dict.fromkeys(name for part in parts for name in part.inputs))
 
     @property
     def layers(self) -> list[int]:

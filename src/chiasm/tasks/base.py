@@ -31,13 +31,13 @@ class LossParts:
     """`total` is the SUM over the batch's rows or tokens; the step divides by the sum of all its batches' weights."""
 
     total: Tensor
-    logs: dict[str, float] = field(default_factory=dict)
+    logs: dict[str, float | Tensor] = field(default_factory=dict)
 
 
 class Task:
     """One objective. `inputs` maps every declared input of the recipe to its modality; `reads` are those this task uses."""
 
-    Options: ClassVar[type[Options]] = Options
+    Options = Options
     view: ClassVar[str] = "fused"
     additive: ClassVar[bool] = True  # the loss of a batch is a sum over rows, so that accumulation equals the big batch
     needs_head: ClassVar[bool] = False

@@ -37,9 +37,9 @@ class Regress(PromptedTask):
 
     def number(self, sample: Sample) -> float:
         """The row's target; BadInput where it is no finite number."""
-        value = sample.parts.get(self.options.target)
+        value: Any = sample.parts.get(self.options.target)
         try:
-            number = float(value)  # type: ignore[arg-type]
+            number = float(value)
         except (TypeError, ValueError):
             raise BadInput(
                 "bad_type", f"task {self.name}: '{value}' in column '{self.options.target}' is not a number", input=self.options.target
