@@ -6,7 +6,8 @@
 PAIRS holds digits8x8.npz (images [N, 8, 8] of 0 to 16) and TASK_train.jsonl and TASK_val.jsonl for the tasks same, sum2 and sum3, whose
 rows name a picture (image_index), a recording (audio_id) and a word (text); SPEECH is a parquet table of recordings (id, audio: bytes of
 a FLAC file). DIR gets images/ID.png, audio/ID.flac and, per task, train and val records such as
-{"image": "images/401.png", "audio": "audio/8_jackson_11.flac", "text": "eight", "image_digit": 5, "audio_digit": 8, "text_digit": 8, "label": 13}
+{"image": "images/401.png", "audio": "audio/8_jackson_11.flac", "text": "eight",
+ "image_digit": 5, "audio_digit": 8, "text_digit": 8, "label": 13}
 """
 
 from __future__ import annotations

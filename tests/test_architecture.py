@@ -20,7 +20,7 @@ PYTHON = [path for folder in ("src", "tests", "scripts", "bench", "examples") fo
 LAYERS = [
     ["types"],
     ["components"],
-    ["recipe", "recipe_check", "recipe_errors", "recipe_override", "recipe_paths", "recipe_schema", "recipe_yaml"],
+    ["recipe", "recipe_check", "recipe_errors", "recipe_override", "recipe_paths", "recipe_schema", "recipe_streams", "recipe_yaml"],
     ["media"],
     ["data"],
     ["encoders", "connectors"],
@@ -110,7 +110,7 @@ def is_component(file: Path) -> bool:
     """Whether a module defines a public class on its folder's base class."""
     if file.stem in ("base", "__init__") or file.stem.startswith("_"):
         return False
-    bases = {"Modality", "Source", "FileSource", "Encoder", "Connector", "Backbone", "Fusion", "Metric", "Task"}
+    bases = {"Modality", "Source", "FileSource", "Encoder", "Connector", "Backbone", "Fusion", "Metric", "MeanError", "ClassArea", "Task"}
     classes = [node for node in ast.parse(file.read_text(encoding="utf-8")).body if isinstance(node, ast.ClassDef)]
     return any(isinstance(base, ast.Name) and base.id in bases for node in classes for base in node.bases)
 

@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parent / "contracts"))
 from tiny_models import GPT2, VIT, WORDS, rows
 
 from chiasm.assemble import build
-from chiasm.processing import learn_tokenizer
+from chiasm.media.tokenizer import learn_tokenizer
 from chiasm.recipe import load_recipe
 from chiasm.training.stages import apply_stage
 from chiasm.types import RecipeError
@@ -37,6 +37,8 @@ CHECKPOINTS = {
     "llama": ("LlamaForCausalLM", {**DECODER, "tie_word_embeddings": False}),
     "qwen3": ("Qwen3ForCausalLM", {**DECODER, "tie_word_embeddings": True}),
     "bert": ("BertForMaskedLM", {**SMALL, "max_position_embeddings": 64}),
+    "roberta": ("RobertaForMaskedLM", {**SMALL, "max_position_embeddings": 64}),
+    "t5": ("T5ForConditionalGeneration", {"d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4}),
     "vit": ("ViTForImageClassification", EYE),
     "clip": ("CLIPModel", {"projection_dim": 8, "vision_config": EYE, "text_config": {**EAR, "vocab_size": 30}}),
     "resnet": ("ResNetForImageClassification", {"embedding_size": 8, "hidden_sizes": [12, 16], "depths": [1, 1], "layer_type": "basic"}),
@@ -59,10 +61,11 @@ def checkpoints(tmp_path_factory) -> Path:
     for name, (kind, settings) in CHECKPOINTS.items():
         torch.manual_seed(1)
         model_class = getattr(transformers, kind)
-        if name in ("gpt2", "llama", "qwen3", "bert"):
+        if name in ("gpt2", "llama", "qwen3", "bert", "roberta", "t5", "clip"):
             tokenizer = learn_tokenizer(WORDS, kind="words", vocab_size=100, placeholders=[])
             tokenizer.save_pretrained(folder / name)
-            settings = {**settings, "vocab_size": len(tokenizer), "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3}
+            ids = {"vocab_size": len(tokenizer), "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3}
+            settings = {**settings, "text_config": {**settings["text_config"], **ids}} if name == "clip" else {**settings, **ids}
         model = model_class(model_class.config_class(**settings))
         with torch.no_grad():  # no parameter may be mistaken for a fresh one
             for parameter in model.parameters():
@@ -190,6 +193,83 @@ def test_a_backbones_own_cross_attention_is_fresh_and_the_rest_is_not(checkpoint
     own = model.model.language_model.state_dict()
     assert all(torch.equal(own[name], weight) for name, weight in whole.items())
     assert {name.split(".")[2] for name in set(own) - set(whole)} == {"crossattention", "ln_cross_attn"}
+
+
+# ---- a text with an encoder of its own
+
+
+def with_caption(encoder, fusion="gated_cross_attention", backbone=None, **changes):
+    """(model, processor) of a caption that `encoder` reads and a question that the backbone reads."""
+    changes = {"inputs": {"caption": {"modality": "text", "column": "question"}, "question": "text"}, **changes}
+    return composed(backbone=backbone, fusion=fusion, encoders={"caption": encoder}, **changes)
+
+
+def told(processor, *captions):
+    return processor(text=["what is this sound ?"] * len(captions), caption=list(captions))
+
+
+TOLD = ("a blue dog and a green house", "yes", "is there a red cat ?")
+
+
+@pytest.mark.parametrize("name", ["bert", "roberta", "gpt2", "t5", "clip"])
+def test_a_texts_encoder_is_the_checkpoints(checkpoints, name):
+    model, processor = with_caption({"model": str(checkpoints / name)}, backbone=checkpoints / "gpt2", fusion="cross_attention")
+    whole = getattr(transformers, CHECKPOINTS[name][0]).from_pretrained(checkpoints / name)
+    inner = {"t5": lambda m: m.encoder, "clip": lambda m: m.text_model}.get(name, lambda m: m.base_model)(whole)
+    network = model.model.encoders["caption"].network
+    assert sum(p.numel() for p in network.parameters()) > 1000
+    assert_weights(network, inner)
+    inputs = told(processor, *TOLD)
+    theirs = transformers.AutoTokenizer.from_pretrained(checkpoints / name)(list(TOLD), padding=True, padding_side="right")
+    assert inputs["token_ids"].tolist() == theirs["input_ids"] and inputs["token_mask"].long().tolist() == theirs["attention_mask"]
+    with torch.no_grad():
+        expected = inner(input_ids=inputs["token_ids"], attention_mask=inputs["token_mask"].long()).last_hidden_state
+        streams = model.model.encode_features("caption", {key: inputs[key] for key in ("token_ids", "token_mask")})
+        torch.testing.assert_close(streams.values[streams.mask], expected[streams.mask])
+        logits = model(**inputs).logits
+    assert torch.isfinite(logits).all()
+
+
+@pytest.mark.parametrize("fusion", ["gated_cross_attention", "cross_attention", "late"])
+def test_a_stream_of_text_reaches_the_output_and_is_saved(checkpoints, tmp_path, fusion):
+    model, processor = with_caption({"model": str(checkpoints / "bert")}, fusion, checkpoints / "gpt2")
+    assert processor.modalities["caption"].options.max_tokens == 64
+    for gate in model.fusion.gates():
+        gate.data.fill_(0.5)
+    inputs = told(processor, *TOLD)
+    with torch.no_grad():
+        logits = model(**inputs).logits
+        assert not torch.allclose(logits, model(**told(processor, *reversed(TOLD))).logits, atol=1e-4)
+        torch.testing.assert_close(model(**told(processor, TOLD[1])).logits, logits[1:2], rtol=1e-4, atol=1e-5)  # padding is not seen
+        model.save_pretrained(tmp_path)
+        processor.save_pretrained(tmp_path)
+        again = transformers.AutoModelForMultimodalLM.from_pretrained(tmp_path).eval()
+        reader = transformers.AutoProcessor.from_pretrained(tmp_path)
+        assert torch.equal(again(**told(reader, *TOLD)).logits, logits)
+        assert model.generate(**inputs, max_new_tokens=2).shape[1] == inputs["input_ids"].shape[1] + 2
+    with pytest.raises(TypeError, match="token_ids"):
+        model(**{**inputs, "token_id": inputs["token_ids"]})
+
+
+def test_a_fresh_text_encoder_takes_the_tokenizers_vocabulary(checkpoints):
+    inputs = {"caption": {"modality": "text", "column": "question", "tokenizer": "words"}, "note": {"modality": "text", "column": "answer"}}
+    encoders = {"caption": {"arch": "roberta", **SMALL, "max_position_embeddings": 40}, "note": {"arch": "bert", **SMALL}}
+    backbone = {"kind": "latent", "arch": "bert", **SMALL}
+    tasks = {"choice": {"type": "classify", "target": "answer"}}
+    model, processor = composed(backbone=backbone, inputs=inputs, encoders=encoders, tasks=tasks)
+    caption, note = (model.model.encoders[name] for name in ("caption", "note"))
+    assert len(caption.network.get_input_embeddings().weight) == processor.modalities["caption"].vocab_size < 40
+    assert len(note.network.get_input_embeddings().weight) == processor.modalities["note"].vocab_size > 256
+    assert caption.network.config.pad_token_id == 0 and processor.modalities["caption"].options.max_tokens == 38
+    given = processor(caption=["word " * 100, "yes"], note=["yes", None])
+    assert given["token_ids"].shape == (2, 38) and given["note_token_ids"].shape[0] == 1
+    with torch.no_grad():
+        assert torch.isfinite(model(**given).last_hidden_state).all()
+
+
+def test_a_text_of_any_length_cannot_be_put_into_the_sequence(checkpoints):
+    with pytest.raises(RecipeError, match="inputs.caption: early fusion needs a fixed number of tokens.*cross_attention"):
+        with_caption({"model": str(checkpoints / "bert")}, "early", checkpoints / "gpt2")
 
 
 # ---- what is refused

@@ -86,7 +86,13 @@ def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_train_passes_its_arguments_on_and_names_the_next_step(library: StandIn, capsys: pytest.CaptureFixture[str]):
     assert run(["train", "demo", "stages.0.steps=10", "train.seed=1", "--output", "runs/a b", "--resume"]) == 0
-    more = {"output": Path("runs/a b"), "resume": True, "allow_changed": False, "overrides": ["stages.0.steps=10", "train.seed=1"], "progress": True}
+    more = {
+        "output": Path("runs/a b"),
+        "resume": True,
+        "allow_changed": False,
+        "overrides": ["stages.0.steps=10", "train.seed=1"],
+        "progress": True,
+    }
     assert library.calls == [("train", "demo", more)]
     said = capsys.readouterr()
     assert "0.947" in said.out

@@ -14,6 +14,7 @@ from transformers import AutoModel, AutoModelForMultimodalLM, AutoProcessor, Tra
 sys.path.insert(0, str(Path(__file__).parent / "contracts"))
 from tiny_models import LOG_MEL, WORDS, assembled, picture, prepared, rows, tiny
 
+from chiasm.model import without_bars
 from chiasm.types import BadInput, Batch
 
 
@@ -235,3 +236,13 @@ def test_words_are_known():
     ids = processor.encode(WORDS, user=True)
     assert processor.tokenizer.unk_token_id not in np.concatenate(ids)
     assert processor.decode_texts(torch.tensor(ids[0]).unsqueeze(0)) == [WORDS[0]]
+
+
+def test_loading_draws_no_bar(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    model, _ = tiny("late", "gpt2")
+    with without_bars():
+        model.save_pretrained(tmp_path)
+        AutoModelForMultimodalLM.from_pretrained(tmp_path)
+    assert "it/s" not in (said := capfd.readouterr().err) and "Loading" not in said and "Writing" not in said
+    AutoModelForMultimodalLM.from_pretrained(tmp_path)
+    assert "Loading weights" in capfd.readouterr().err  # theirs again, once we are done

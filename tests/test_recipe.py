@@ -73,6 +73,43 @@ def test_shorthands_mean_the_same_as_the_long_forms():
     assert load_recipe(smallest(inputs={"audio": {"seconds": 3}})).inputs["audio"].modality == "audio"
 
 
+def test_a_text_with_an_encoder_of_its_own_is_a_stream():
+    inputs = {"caption": "text", "note": {"modality": "text", "column": "Note"}, "question": "text"}
+    task = {"answer": {"type": "generate", "prompt": "{question} {caption}", "target": "{answer}"}}
+    one = load_recipe(smallest(inputs=inputs, encoders={"caption": {"arch": "bert", "train": "none"}}, tasks=task))
+    assert {name: spec.modality for name, spec in one.inputs.items()} == {"caption": "tokens", "note": "text", "question": "text"}
+    both = {"text": {"arch": "bert"}, "note": "roberta-base"}
+    every = load_recipe(smallest(inputs=inputs, encoders=both, tasks=task))
+    assert {spec.modality for spec in every.inputs.values()} == {"tokens"} and every.inputs["note"].options == {"column": "Note"}
+    assert {name: spec.model or spec.arch for name, spec in every.encoders.items()} == {
+        "caption": "bert",
+        "note": "roberta-base",
+        "question": "bert",
+    }
+    for recipe in (one, every):
+        assert load_recipe(recipe) == recipe
+    named = load_recipe(smallest(inputs={"text": "text", "question": "text"}, encoders={"text": {"arch": "bert"}}))
+    assert named.inputs["question"].modality == "text"  # the entry is of the input that is called so
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"inputs": {"text": "text"}, "encoders": {"text": {"arch": "bert"}}}, "only prompt text may be called so; write e.g. sentence:"),
+        ({"inputs": {"answer": "text"}, "encoders": {"text": {"arch": "bert"}}}, "the text 'answer', which its encoder already gives it"),
+        ({"inputs": {"note": {"modality": "text", "column": "answer"}}, "encoders": {"note": {"arch": "bert"}}}, "the text 'note'"),
+        ({"inputs": {"caption": {"modality": "text", "max_token": 9}}, "encoders": {"caption": {"arch": "bert"}}}, "caption.max_tokens"),
+        ({"inputs": {"caption": "text"}, "encoders": {"caption": {"train": "none"}}}, "encoders.caption names no network"),
+        ({"inputs": {"image": "image"}, "encoders": {"text": {"arch": "bert"}}}, "encoders.text: no input has this name"),
+    ],
+)
+def test_text_streams_are_checked(changes: dict[str, Any], message: str):
+    changes = {**changes, "tasks": {"answer": {"type": "generate", "prompt": "", "target": "{answer}"}}}
+    with pytest.raises(RecipeProblems) as error:
+        check_components(load_recipe(smallest(**changes)))
+    assert message in "\n".join(map(str, error.value.problems))
+
+
 def test_defaults_are_one_stage_of_one_epoch():
     recipe = load_recipe(smallest())
     assert [stage.name for stage in recipe.stages] == ["main"]
@@ -164,6 +201,10 @@ def test_overrides_make_the_default_stage():
         ("trian.seed=3", "override trian.seed=3: unknown key trian; did you mean train?"),
         ("stages.fintune.steps=3", "override stages.fintune.steps=3: no stages.fintune; did you mean stages.finetune?"),
         ("stages.2.steps=3", "no stages.2; there are 0 (align), 1 (finetune)"),
+        ("stages.align.stepps=3", "override stages.align.stepps=3: unknown key stages.align.stepps; did you mean stages.align.steps?"),
+        ("stages.align.steps=x", "override stages.align.steps=x: stages.align.steps: 'x' is not allowed"),
+        ("stages.align.epochs.x=3", "override stages.align.epochs.x=3: stages.align.epochs is 1, which has no keys"),
+        ("stages.0.stepps=3", "override stages.0.stepps=3: unknown key stages.0.stepps; did you mean stages.0.steps?"),
         ("tasks.anser.weight=3", "no tasks.anser; did you mean 'answer'?"),
         ("train.seed.x=3", "train.seed: {'x': 3} is not allowed; allowed: a whole number"),
         ("train.seed", "write key=value"),
@@ -233,6 +274,7 @@ def test_all_problems_at_once_with_their_lines(tmp_path: Path):
         ("tasks.answer.prompt={qestion}", "{qestion} is not a declared input; did you mean 'question'?"),
         ("tasks.answer.target=3", "tasks.answer.target: 3 is not allowed; allowed: text"),
         ("stages.0.tasks=[anser]", "stages.0.tasks: 'anser' is not allowed; did you mean 'answer'?"),
+        ("stages.finetune.tasks=[anser]", "stages.finetune.tasks: 'anser' is not allowed; did you mean 'answer'?"),
         ("stages.0.train=[encoders.image.conector]", "did you mean 'encoders.image.connector'?"),
         ("stages.0.name=finetune", "two stages are called 'finetune'"),
         ("stages.0.data=trian", "stages.0.data: 'trian' is not allowed; did you mean 'train'?"),

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from torch import nn
 from transformers import (
     AutoConfig,
     AutoFeatureExtractor,
@@ -24,8 +23,9 @@ from chiasm import components
 from chiasm.components import did_you_mean
 from chiasm.config import ChiasmConfig
 from chiasm.fusion.hybrid import parse as parse_fusion
-from chiasm.model import ChiasmForConditionalGeneration
-from chiasm.processing import ChiasmProcessor, build_modalities, learn_tokenizer, placeholder
+from chiasm.media.tokenizer import learn_tokenizer
+from chiasm.model import ChiasmForConditionalGeneration, without_bars
+from chiasm.processing import ChiasmProcessor, build_modalities, placeholder
 from chiasm.recipe import BackboneSpec, EncoderSpec, LoraTrain, Recipe, TokenizerSpec
 from chiasm.types import RecipeError, Sample
 
@@ -90,7 +90,10 @@ def declare_inputs(recipe: Recipe, samples: Sequence[Sample]) -> dict[str, Any]:
 
 
 def pretrained_preprocessing(spec: EncoderSpec | None, modality: str, part: str) -> dict[str, Any]:
-    """Picture size, mean and std, or sampling rate, that a pretrained encoder was trained with."""
+    """Picture size, mean and std, sampling rate, or tokenizer, that a pretrained encoder was trained with; the longest text of any."""
+    if modality == "tokens" and spec is not None and (spec.model or spec.arch):
+        kind = components.find("encoder", spec.type or modality)
+        return {"tokenizer": spec.model, **kind.modality_options(encoder_config(spec, kind))}
     if spec is None or spec.model is None:
         return {}
     if modality == "image":
@@ -197,9 +200,7 @@ def encoder_entry(recipe: Recipe, name: str, modality: Any) -> dict[str, Any]:
     options, config = own_options(kind, spec.options), None
     if kind.needs_network:
         if not (spec.model or spec.arch):
-            raise RecipeError(
-                f"inputs.{name}: needs an encoder; write encoders.{modality_name}.model (a pretrained name) or .arch"
-            )
+            raise RecipeError(f"inputs.{name}: needs an encoder; write encoders.{modality_name}.model (a pretrained name) or .arch")
         config = encoder_config(spec, kind, modality)
         if spec.model and modality_name == "audio":
             options["extractor"] = from_checkpoint(AutoFeatureExtractor, spec.model, f"encoders.{name}").to_dict()
@@ -218,13 +219,15 @@ def lora_entry(train: Any) -> dict[str, Any]:
     return {"lora": train.lora.model_dump()} if isinstance(train, LoraTrain) else {}
 
 
-def encoder_config(spec: EncoderSpec, kind: Any, modality: Any) -> PreTrainedConfig:
-    """The transformers config of an encoder; a fresh vision transformer takes the input's picture size."""
+def encoder_config(spec: EncoderSpec, kind: Any, modality: Any = None) -> PreTrainedConfig:
+    """The transformers config of an encoder; a fresh one takes the input's picture size, or its tokenizer's vocabulary."""
     if spec.model:
         return from_checkpoint(AutoConfig, spec.model, "encoders")
     assert spec.arch is not None
     given = {k: v for k, v in spec.options.items() if k not in kind.Options.model_fields}
-    size = getattr(modality.options, "size", None)
+    if (entries := getattr(modality, "vocab_size", None)) is not None:
+        given = {"vocab_size": entries, "pad_token_id": modality.pad_id, **given}
+    size = getattr(getattr(modality, "options", None), "size", None)
     config = AutoConfig.for_model(spec.arch, **given)
     if hasattr(config, "image_size") and "image_size" not in given and isinstance(size, int):
         config.image_size = size
@@ -237,7 +240,7 @@ def token_count(model: ChiasmForConditionalGeneration, name: str) -> int:
     if count is None:
         raise RecipeError(
             f"inputs.{name}: early fusion needs a fixed number of tokens; set encoders.{name}.grid (image) "
-            f"or encoders.{name}.tokens (audio), or use cross_attention"
+            f"or encoders.{name}.tokens (audio), or use cross_attention (any text)"
         )
     return count
 
@@ -268,9 +271,9 @@ def load_pretrained(recipe: Recipe, model: ChiasmForConditionalGeneration) -> No
         model.tie_weights()
 
 
-def load_network(network: nn.Module, where: str, part: str) -> None:
+def load_network(network: Any, where: str, part: str) -> None:
     """Copy a checkpoint into `network`; rows added to the vocabulary start as the mean of the others."""
-    loaded, info = from_checkpoint(AutoModel, where, part, config=checkpoint_config(where, part), **WEIGHTS)
+    loaded, info = from_checkpoint(AutoModel, where, part, config=checkpoint_config(where, part, network.config), **WEIGHTS)
     for key, have, want in sorted(info["mismatched_keys"]):
         refuse_shape(part, where, key, want, have)
     given, missing = loaded.state_dict(), info["missing_keys"]
@@ -301,7 +304,8 @@ def load_network(network: nn.Module, where: str, part: str) -> None:
 def from_checkpoint(kind: Any, where: str, part: str, **settings: Any) -> Any:
     """`kind.from_pretrained(where)`; why transformers cannot is told in one line."""
     try:
-        return kind.from_pretrained(where, **settings)
+        with without_bars():
+            return kind.from_pretrained(where, **settings)
     except (OSError, ValueError, ImportError, SafetensorError) as error:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise RecipeError(f"{part}.model {where}: {reason}") from None
@@ -315,10 +319,11 @@ def embedding_name(network: Any) -> str:
     return next((f"{name}.weight" for name, module in network.named_modules() if module is words), "")
 
 
-def checkpoint_config(where: str, part: str) -> PreTrainedConfig:
+def checkpoint_config(where: str, part: str, own: PreTrainedConfig) -> PreTrainedConfig:
     """The checkpoint's own config, in the class of the part that is loaded (a CLIP's vision half, say)."""
-    config = from_checkpoint(AutoConfig, where, part)
-    return getattr(config, "vision_config", config) if hasattr(config, "vision_config") else config
+    whole = from_checkpoint(AutoConfig, where, part)
+    halves = [getattr(whole, half, None) for half in ("vision_config", "text_config")]
+    return next((half for half in halves if type(half) is type(own)), whole)
 
 
 def copy_rows(target: torch.Tensor, source: torch.Tensor) -> None:

@@ -14,6 +14,7 @@ from chiasm.data.collate import Collator
 from chiasm.data.inspect import inspect_data
 from chiasm.data.opening import open_file, split_names
 from chiasm.data.order import plan_epoch
+from chiasm.data.randomness import some_of
 from chiasm.evaluation.result import plain
 from chiasm.recipe import Recipe, load_recipe
 from chiasm.recipe_check import check_components
@@ -85,7 +86,7 @@ def check_splits(recipe: Recipe, materials: Materials, found: Check) -> None:
             continue
         try:
             split = materials.split(name)
-            step = split.open_rows(range(0, len(split), max(1, len(split) // SAMPLED_ROWS)))
+            step = split.open_rows(some_of(len(split), SAMPLED_ROWS))
             batches = collator(step)
         except ChiasmError as error:
             found.problems.append(f"{name}: {error}")

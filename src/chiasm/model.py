@@ -5,7 +5,8 @@ Importing this module registers the classes, so that AutoConfig, AutoModel, Auto
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Generator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoConfig, AutoModel, AutoModelForMultimodalLM, AutoProcessor, GenerationMixin
 from transformers.modeling_outputs import ModelOutput
+from transformers.utils import logging
 
 from chiasm import components
 from chiasm.composite import ChiasmModel, ChiasmOutput, ChiasmPreTrainedModel
@@ -248,6 +250,16 @@ def branch_weights(fused: Fused) -> Tensor:
         return fused.mix
     values = fused.branches["text"].values
     return values.new_full((len(values), len(fused.branches)), 1 / len(fused.branches))
+
+
+@contextlib.contextmanager
+def without_bars() -> Generator[None]:
+    """Without transformers' bars for loading and writing weights; downloads keep theirs."""
+    before = logging.set_tqdm_hook(lambda factory, args, kwargs: logging.EmptyTqdm(*args, **kwargs))
+    try:
+        yield
+    finally:
+        logging.set_tqdm_hook(before)
 
 
 AutoConfig.register("chiasm", ChiasmConfig)

@@ -7,19 +7,17 @@ and build token ids with the same methods. A user's text never becomes a special
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import BatchFeature, PreTrainedTokenizerFast, ProcessorMixin
+from transformers import BatchFeature, ProcessorMixin
 
 from chiasm import components
 from chiasm.components import did_you_mean
 from chiasm.config import in_order
 from chiasm.types import BadInput, Sample
-
-SPECIAL = {"pad_token": "<pad>", "unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
 
 
 def build_modalities(inputs: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -91,7 +89,8 @@ class ChiasmProcessor(ProcessorMixin):
         if not count:
             return []
         value = sample.parts.get(name)  # raw, under the input's name whatever its column; None where it is hidden
-        items = len(value) if isinstance(value, list) and self.inputs[name]["modality"] in ("image", "audio") else int(value is not None)
+        several = isinstance(value, list) and self.inputs[name]["modality"] in ("image", "audio", "tokens")
+        items = len(value) if several else int(value is not None)
         return [self.placeholder_id(name)] * (count * items)
 
     def encode(self, texts: Sequence[str], *, user: bool) -> list[list[int]]:
@@ -206,27 +205,3 @@ def argument(inputs: Mapping[str, Mapping[str, Any]], name: str, tensor: str) ->
     """The model's argument for one tensor of an input: `pixel_values` for the first image, `NAME_pixel_values` for further ones."""
     same = [other for other, spec in inputs.items() if spec["modality"] == inputs[name]["modality"]]
     return tensor if same[0] == name else f"{name}_{tensor}"
-
-
-def learn_tokenizer(texts: Iterable[str], *, kind: str, vocab_size: int, placeholders: Sequence[str]) -> PreTrainedTokenizerFast:
-    """A tokenizer of the training text: `words` (lower-cased, punctuation apart) or `bpe` (byte pairs)."""
-    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-
-    special = [*SPECIAL.values(), *placeholders]
-    if kind == "words":
-        inner = Tokenizer(models.WordLevel(unk_token=SPECIAL["unk_token"]))
-        inner.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
-        word = Regex(r"▁?[\p{L}\p{N}_]+|▁?[^\p{L}\p{N}_▁]")  # a word or one other character, with the space ahead of it
-        inner.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Metaspace(split=False), pre_tokenizers.Split(word, "isolated")])
-        inner.decoder = decoders.Metaspace()
-        trainer: Any = trainers.WordLevelTrainer(vocab_size=vocab_size, special_tokens=special, show_progress=False)
-    else:
-        inner = Tokenizer(models.BPE())
-        inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-        inner.decoder = decoders.ByteLevel()
-        alphabet = pre_tokenizers.ByteLevel.alphabet()
-        trainer = trainers.BpeTrainer(vocab_size=vocab_size, special_tokens=special, initial_alphabet=alphabet, show_progress=False)
-    inner.train_from_iterator(texts, trainer)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=inner, additional_special_tokens=list(placeholders), clean_up_tokenization_spaces=False, **SPECIAL
-    )

@@ -18,6 +18,7 @@ from chiasm.components import did_you_mean
 from chiasm.recipe_errors import RecipeProblems, explain
 from chiasm.recipe_override import apply_overrides
 from chiasm.recipe_paths import anchor
+from chiasm.recipe_streams import with_text_streams
 from chiasm.recipe_yaml import Document, dump, parse_document, read_document
 from chiasm.types import RecipeError
 
@@ -304,7 +305,7 @@ class Recipe(Spec):
     inputs: Annotated[dict[Name, InputSpec], Field(min_length=1)]
     """The columns that are read: name -> modality."""
     encoders: dict[Name, EncoderSpec] = Field(default_factory=dict)
-    """One per modality that the backbone does not read itself; a key may also be an input's name."""
+    """One per modality that the backbone does not read itself; a key may also be an input's name. A text that has one is a stream."""
     backbone: BackboneSpec = Field(default_factory=BackboneSpec)
     """The model that reads the tokens."""
     fusion: FusionSpec = Field(default_factory=FusionSpec)
@@ -329,7 +330,9 @@ class Recipe(Spec):
         if isinstance(data.get("stages"), Mapping):
             data["stages"] = [data["stages"]]
         if isinstance(data.get("inputs"), Mapping):
-            data["inputs"] = {k: {"modality": k, **v} if isinstance(v, Mapping) else v for k, v in data["inputs"].items()}
+            encoders = data.get("encoders") or {}
+            if isinstance(encoders, Mapping):
+                data["inputs"], data["encoders"] = with_text_streams(data["inputs"], encoders)
         return data
 
     @property

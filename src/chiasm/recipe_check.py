@@ -60,7 +60,7 @@ class _Check:
 
     def add(self, path: Path, text: str) -> None:
         """Note a problem with the place of `path` in front."""
-        self.problems.append(f"{self.recipe.document.place(path)}: {text}")
+        self.problems.append(self.recipe.document.line(path, text))
 
     def component(self, kind: str, name: str, path: Path) -> Any:
         """The component's class, or None with a problem noted."""
@@ -97,6 +97,8 @@ class _Check:
         for name, spec in self.recipe.inputs.items():
             path: Path = ("inputs", name)
             self.options(path, spec, self.component("modality", spec.modality, (*path, "modality")))
+            if name == "text" and spec.modality != "text":
+                self.add(path, f"inputs.{name}: only prompt text may be called so; write e.g. sentence: {{modality: text, column: {name}}}")
 
     def encoders(self) -> None:
         """Every encoder is for an input, exists, and is told a model or an architecture where it needs one."""
@@ -175,13 +177,22 @@ class _Check:
                 used |= set(declared)  # nothing can be said before the task is right
                 continue
             try:
-                used |= set(kind(name, options, declared).reads)
+                task = kind(name, options, declared)
+                used |= set(task.reads)
+                self.task_sees_its_target(path, task)
             except RecipeError as error:
                 used |= set(declared)
                 self.add(tuple(str(error).split(":")[0].split(".")), str(error))
         for name in self.recipe.inputs:
             if name not in used:
                 self.add(("inputs", name), f"no task uses the input '{name}'; name it in a prompt as {{{name}}}, or remove it from inputs")
+
+    def task_sees_its_target(self, path: Path, task: Any) -> None:
+        """Note a text that a task both writes and is given as a stream."""
+        for read in task.reads if task.view == "fused" else ():
+            spec = self.recipe.inputs[read]
+            if spec.modality == "tokens" and spec.options.get("column", read) in task.targets:
+                self.add(path, f"{dotted(path)}: its target is the text '{read}', which its encoder already gives it")
 
     def task_options(self, path: Path, spec: TaskSpec, kind: Any) -> Any:
         """A task's Options, or None with problems noted."""

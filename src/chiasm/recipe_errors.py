@@ -43,7 +43,7 @@ def explain(error: ValidationError, document: Document, root: type[BaseModel], *
     paths = [path for path in grouped if not any(other != path and other[: len(path)] == path for other in grouped)]
     order = list(document.places)
     paths.sort(key=lambda path: next((order.index(path[:n]) for n in range(len(path), 0, -1) if path[:n] in document.places), len(order)))
-    return [f"{document.place(path)}: {_sentence(path, grouped[path], document, root)}" for path in paths]
+    return [document.line(path, _sentence(path, grouped[path], document, root)) for path in paths]
 
 
 def dotted(path: Path) -> str:

@@ -22,6 +22,7 @@ def apply_overrides(document: Document, overrides: Sequence[str], root: type[Bas
         place = f"override {override}"
         value = parse_value(text, place)
         path = _set(document.data, key.strip().split("."), value, place, root)
+        document.typed[path] = key.strip()
         document.places = {known: where for known, where in document.places.items() if known[: len(path)] != path}
         document.places[path] = place
 
@@ -31,17 +32,18 @@ def _set(data: dict[str, Any], keys: list[str], value: Any, place: str, root: ty
     path: Path = ()
     here: Any = data
     for i, key in enumerate(keys):
-        step = _element(here, key, path, place)
+        typed = ".".join(keys[: i + 1])
+        step = _element(here, key, typed, place)
         if i == len(keys) - 1:
             here[step] = value
             return (*path, step)
-        _refuse_near_miss(here, step, path, place, root)
+        _refuse_near_miss(here, step, path, f"{place}: no {typed}", root)
         path = (*path, step)
-        here = _descend(here, step, path, place, root)
+        here = _descend(here, step, path, f"{place}: {typed}", root)
     raise AssertionError("a key has at least one part")
 
 
-def _element(here: Any, key: str, path: Path, place: str) -> str | int:
+def _element(here: Any, key: str, typed: str, place: str) -> str | int:
     """A key of a mapping, or the index of a list's item by number or by name."""
     if isinstance(here, dict):
         return key
@@ -53,19 +55,18 @@ def _element(here: Any, key: str, path: Path, place: str) -> str | int:
         return int(key)
     numbered = ", ".join(f"{i} ({name})" if name != str(i) else name for i, name in enumerate(names))
     near = closest(key, names)
-    raise RecipeError(
-        f"{place}: no {'.'.join(map(str, path))}.{key}; " + (f"did you mean {path[0]}.{near}?" if near else f"there are {numbered}")
-    )
+    section = typed.removesuffix(f".{key}")
+    raise RecipeError(f"{place}: no {typed}; " + (f"did you mean {section}.{near}?" if near else f"there are {numbered}"))
 
 
-def _refuse_near_miss(here: Any, step: str | int, path: Path, place: str, root: type[BaseModel]) -> None:
+def _refuse_near_miss(here: Any, step: str | int, path: Path, refusal: str, root: type[BaseModel]) -> None:
     """`tasks.anser.weight=2` is a typo where there is a task `answer`; it would make a second task."""
     named_section = model_at(root, path) is None
     if named_section and isinstance(here, dict) and step not in here and closest(str(step), here):
-        raise RecipeError(f"{place}: no {'.'.join(map(str, (*path, step)))}{did_you_mean(str(step), here)}")
+        raise RecipeError(f"{refusal}{did_you_mean(str(step), here)}")
 
 
-def _descend(here: Any, step: str | int, path: Path, place: str, root: type[BaseModel]) -> Any:
+def _descend(here: Any, step: str | int, path: Path, key: str, root: type[BaseModel]) -> Any:
     """The mapping or list at `path`; a bare word becomes its section, a missing section an empty one."""
     inner = here.get(step) if isinstance(here, dict) else here[step]
     if path == ("stages",) and not isinstance(inner, list):
@@ -75,6 +76,6 @@ def _descend(here: Any, step: str | int, path: Path, place: str, root: type[Base
     elif inner is None:
         inner = {}
     if not isinstance(inner, dict | list):
-        raise RecipeError(f"{place}: {'.'.join(map(str, path))} is {inner!r}, which has no keys of its own")
+        raise RecipeError(f"{key} is {inner!r}, which has no keys of its own")
     here[step] = inner
     return inner

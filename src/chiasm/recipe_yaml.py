@@ -60,6 +60,7 @@ class Document:
     data: Any = field(compare=False)
     file: str = field(default="", compare=False)
     places: dict[Path, str] = field(default_factory=dict, compare=False)
+    typed: dict[Path, str] = field(default_factory=dict, compare=False)  # what overrides set -> the key as typed
 
     def place(self, path: Path) -> str:
         """`recipes/x.yaml:14` of the key, else of one below it (an override can make a section), else of the nearest above it."""
@@ -71,6 +72,15 @@ class Document:
                 if above in self.places:
                     return self.places[above]
         return self.file
+
+    def line(self, path: Path, text: str) -> str:
+        """`place: text`; a stage that an override called by its name is called so in the text too, not by its number."""
+        for known, typed in self.typed.items():
+            numbered = [n for n, key in enumerate(known, 1) if isinstance(key, int)] if known[: len(path)] == path[: len(known)] else []
+            for n in numbered:
+                name = ".".join(typed.split(".")[:n])
+                text = re.sub(rf"\b{re.escape('.'.join(map(str, known[:n])))}\b", lambda _, name=name: name, text)
+        return f"{self.place(path)}: {text}"
 
 
 def read_document(file: FilePath | str) -> Document:

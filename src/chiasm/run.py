@@ -19,6 +19,7 @@ from chiasm.data.split import Split
 from chiasm.evaluation.baselines import Baseline, majority, question_only
 from chiasm.evaluation.evaluate import evaluate
 from chiasm.evaluation.result import Evaluation, plain, read_json
+from chiasm.model import without_bars
 from chiasm.recipe import Recipe, load_recipe
 from chiasm.recipe_check import check_components
 from chiasm.report.gather import gather
@@ -77,7 +78,8 @@ class Run:
     def __init__(self, folder: Path):
         self.folder = folder
         self.recipe = load_recipe(folder / "recipe.yaml")
-        self.model: Any = AutoModelForMultimodalLM.from_pretrained(folder / "model", use_safetensors=True)
+        with without_bars():
+            self.model: Any = AutoModelForMultimodalLM.from_pretrained(folder / "model", use_safetensors=True)
         self.processor: Any = AutoProcessor.from_pretrained(folder / "model")
         self.model.processor = self.processor
         self.model.to(pick_device(self.recipe.train.device)).eval()

@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from tiny_models import LOG_MEL, NEITHER_DROPS, VIT
 
 from chiasm.components import find, names
-from chiasm.types import Sound
+from chiasm.types import RecipeError, Sound
 
 TINY = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24, **NEITHER_DROPS}
 RESNET = {k: v for k, v in LOG_MEL.items() if k not in ("mels", "tokens")}
@@ -49,6 +49,10 @@ WHISPER = {
     "dropout": 0.0,
     "extractor": {"chunk_length": 1},
 }
+T5 = {"arch": "t5", "d_model": 16, "d_kv": 8, "d_ff": 24, "num_layers": 1, "num_heads": 2, "dropout_rate": 0.0}
+BART = {"arch": "bart", "d_model": 16, "encoder_layers": 1, "encoder_attention_heads": 2, "encoder_ffn_dim": 24, "decoder_layers": 1}
+GPT2 = {"arch": "gpt2", "n_embd": 16, "n_layer": 1, "n_head": 2, "attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0}
+SENTENCES = ["a red cat and [PAD] a blue dog <pad> !", "one two three", "cat"]
 # encoder -> what it is tried as: a name -> (options of the encoder and its network, options of the modality)
 CASES: dict[str, dict[str, tuple[dict, dict]]] = {
     "image": {
@@ -67,6 +71,13 @@ CASES: dict[str, dict[str, tuple[dict, dict]]] = {
         "whisper": (WHISPER, {"sampling_rate": 16000}),
     },
     "features": {"features": ({}, {})},
+    "tokens": {
+        "bert": ({"arch": "bert", **TINY}, {"tokenizer": "words"}),
+        "roberta": ({"arch": "roberta", **TINY, "max_position_embeddings": 32}, {"tokenizer": "words", "max_tokens": 31}),
+        "gpt2": (GPT2, {"tokenizer": "bpe"}),
+        "t5": (T5, {"tokenizer": "words", "max_tokens": 2000}),
+        "bart": ({**BART, "dropout": 0.0}, {"tokenizer": "words"}),
+    },
     "table": {"table": ({}, {"numbers": ["age"], "categories": ["sex"]})},
 }
 UNUSED = {
@@ -86,6 +97,8 @@ def raw(name, count=3):
         return [Sound(draw.uniform(-0.5, 0.5, 1600 - 300 * i).astype(np.float32), 8000) for i in range(count)]
     if name == "features":
         return [draw.normal(size=(5 - i, 6)).tolist() for i in range(count)]
+    if name == "tokens":
+        return SENTENCES[:count]
     return [{"age": 20.0 + i if i else None, "sex": "fm"[i % 2]} for i in range(count)]
 
 
@@ -100,6 +113,8 @@ def built(name, case):
     arch = network.pop("arch", None)
     if arch == "vit":
         network["image_size"] = settings["size"]
+    if name == "tokens":
+        network |= {"vocab_size": modality.vocab_size, "pad_token_id": modality.pad_id}
     torch.manual_seed(0)
     return kind(kind.Options(**own), AutoConfig.for_model(arch, **network) if arch else None, modality).eval(), modality
 
@@ -181,3 +196,23 @@ def test_a_missing_number_is_not_a_zero():
     encoder, modality = built("table", "table")
     tokens = encoder(**opened(modality, [{"age": None, "sex": "f"}, {"age": float(modality.means[0]), "sex": "f"}])).values
     assert not torch.allclose(tokens[0], tokens[1])
+
+
+@pytest.mark.parametrize(
+    ("arch", "room"), [("bert", 512), ("roberta", 510), ("gpt2", 512), ("bart", 512), ("t5", 512), ("clip_text_model", 77)]
+)
+def test_a_text_is_read_as_far_as_there_are_positions(arch, room):
+    config = AutoConfig.for_model(arch, **({"pad_token_id": 1} if arch == "roberta" else {}))
+    assert find("encoder", "tokens").modality_options(config) == {"max_tokens": room}
+
+
+def test_a_text_encoder_refuses_what_does_not_fit():
+    kind, (_, modality) = find("encoder", "tokens"), built("tokens", "bert")
+    for spec, message in (
+        ({"arch": "bert", **TINY, "vocab_size": 5}, "its vocabulary 5"),
+        ({"arch": "bert", **TINY, "max_position_embeddings": 64}, "write max_tokens: 64"),
+        ({"arch": "vit", **TINY}, "arch vit reads pixel_values, not text"),
+    ):
+        network = {k: v for k, v in spec.items() if k != "arch"}
+        with pytest.raises(RecipeError, match=message):
+            kind(kind.Options(), AutoConfig.for_model(spec["arch"], **network), modality)

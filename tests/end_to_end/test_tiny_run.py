@@ -80,7 +80,7 @@ def test_answer_takes_a_picture_file_and_a_spoken_question(run: chiasm.Run, data
     assert isinstance(answer, str)
     with pytest.raises(ChiasmError, match="questoin"):
         run.answer(image=data / spoken["image"], questoin="what is it ?")
-    with pytest.raises(ChiasmError, match="not_found"):
+    with pytest.raises(ChiasmError, match=f"image: '{data}/nowhere.png' was not found"):
         run.answer(image=data / "nowhere.png", question="what is it ?")
 
 

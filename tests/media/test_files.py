@@ -1,6 +1,7 @@
 """Paths and bytes: nothing leaves the root, nothing hangs, nothing is read past its limit (X5)."""
 
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +63,13 @@ def test_x5_fifo_and_device_are_not_opened(root):
 
 def test_paths_need_a_root(root):
     assert reason(str(root / "a" / "x.bin"), None) == "outside_root"
+
+
+def test_what_is_missing_is_named_as_it_was_given(root):
+    with pytest.raises(BadInput, match=re.escape(f"'gone.png' was not found in {root}")):
+        files.resolve("gone.png", root=str(root))
+    with pytest.raises(BadInput, match=re.escape(f"'{root}/gone.png' was not found") + "$"):
+        files.resolve(root / "gone.png", root="/")
 
 
 def test_missing_folder_empty_large_and_wrong_type(root):

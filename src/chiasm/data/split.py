@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from chiasm.data.randomness import generator
+from chiasm.data.randomness import generator, some_of
 from chiasm.data.sources.base import Source
 from chiasm.media.base import Modality
 from chiasm.types import BadInput, BadSample, Drawn, Opened, Sample, Sound
@@ -163,12 +163,12 @@ def items_of(raw: Any) -> list[Any] | None:
 
 
 def fit_modalities(split: Split, modalities: Mapping[str, Modality], *, limit: int = 100_000) -> None:
-    """Let every modality that learns from training values (a table's means, ...) learn from at most `limit` evenly spaced rows."""
+    """Let every modality that learns from training values (a table's means, ...) learn from at most `limit` rows."""
     learners = {name: m for name, m in modalities.items() if type(m).fit is not Modality.fit}
     if not learners:
         return
     raws: dict[str, list[Any]] = {name: [] for name in learners}
-    for index in range(0, len(split), max(1, -(-len(split) // limit))):
+    for index in some_of(len(split), limit):
         try:
             sample = split.read(index)
         except BadInput:

@@ -39,6 +39,11 @@ class Encoder(nn.Module):
         self.num_tokens: int | None = None
         self.has_positions: bool = True
 
+    @classmethod
+    def modality_options(cls, config: PreTrainedConfig) -> dict[str, Any]:
+        """What the input's options should be for a network of this config, where the recipe does not say."""
+        return {}
+
     @property
     def dtype(self) -> torch.dtype:
         """What its weights are in; media tensors arrive in float32."""

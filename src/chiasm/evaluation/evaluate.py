@@ -18,6 +18,7 @@ import torch
 
 from chiasm.data.collate import Collator
 from chiasm.data.loader import Loader
+from chiasm.data.randomness import some_of
 from chiasm.evaluation.baselines import Baseline
 from chiasm.evaluation.result import Evaluation
 from chiasm.evaluation.scoring import Answers, is_finite, score
@@ -66,7 +67,7 @@ def evaluate(
 def _plan(rows: int, batch_size: int, limit: int | None, seed: int) -> list[list[int]]:
     """Row indices in batches. Short runs of neighbours stay together (they may share a picture) but runs are shuffled: in a file that
     is sorted by class, shuffling an input within a batch would otherwise swap like for like."""
-    chosen = np.arange(rows) if limit is None or limit >= rows else np.unique(np.linspace(0, rows - 1, limit).round().astype(int))
+    chosen = np.array(some_of(rows, rows if limit is None else limit), dtype=int)
     runs = [chosen[i : i + RUN] for i in range(0, len(chosen), RUN)]
     order = [index for run in np.random.default_rng(seed).permutation(len(runs)) for index in runs[run].tolist()]
     return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]

@@ -160,7 +160,7 @@ class Placing(nn.Module):
 class Attention(nn.Module):
     """Multi-head attention of `x` [R, T, W] over a stream's tokens, whose keys and values are computed once per unit.
 
-    `start="matching"` sets W_Q = W_K to one scaled orthogonal matrix, so that attention begins by matching similar vectors.
+    `start="matching"` sets W_Q = W_K to one orthogonal matrix, so that attention begins by matching similar vectors.
     A row whose stream is absent gets exactly 0. Formula: softmax(Q K^T / sqrt(W / H)) V (Vaswani et al., 2017).
     """
 
@@ -173,7 +173,7 @@ class Attention(nn.Module):
         self.value, self.output = nn.Linear(width, width), nn.Linear(width, width)
         if start == "matching":
             with torch.no_grad():
-                self.key.weight.copy_(nn.init.orthogonal_(torch.empty(width, width), gain=1.5))
+                self.key.weight.copy_(nn.init.orthogonal_(torch.empty(width, width)))
                 self.query.weight.copy_(self.key.weight)
 
     def split(self, x: Tensor) -> Tensor:

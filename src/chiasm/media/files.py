@@ -77,7 +77,10 @@ def resolve(path: str | os.PathLike[str], *, root: str | None) -> tuple[str, int
     try:
         found = os.stat(real)
     except (OSError, ValueError) as error:
-        raise BadInput("not_found", f"{describe(path)} cannot be read from {root}: {getattr(error, 'strerror', None) or error}") from None
+        where = "" if os.path.isabs(path) else f" in {root}"
+        if isinstance(error, FileNotFoundError):
+            raise BadInput("not_found", f"{describe(path)} was not found{where}") from None
+        raise BadInput("not_found", f"{describe(path)} cannot be read{where}: {getattr(error, 'strerror', None) or error}") from None
     if stat.S_ISDIR(found.st_mode):
         raise BadInput("not_found", f"{describe(path)} is a folder, not a file")
     if not stat.S_ISREG(found.st_mode):

@@ -1,59 +1,17 @@
-"""The text modality: a raw string or UTF-8 bytes -> clean text. Tokenising is the tasks' work; look-alikes of special tokens are kept."""
+"""The text modality: a raw string or UTF-8 bytes -> clean text. Tokenising is the tasks' work."""
 
 from __future__ import annotations
 
-import re
-import unicodedata
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import Field
-
-from chiasm.media import base
-from chiasm.types import BadInput
-
-CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")  # all but tab, line feed and carriage return
-SURROGATE = re.compile("[\ud800-\udfff]")
+from chiasm.media import base, cleaning
 
 
 class Text(base.Modality):
     """A text. Decoded: str, without control characters, in one Unicode form."""
 
-    class Options(base.Options):
-        normalise: Literal["NFC", "NFKC", "none"] = "NFC"
-        """Unicode form, so that an accent written in two ways is one text."""
-        max_chars: int = Field(100_000, gt=0)
-        """Longer texts are refused, before they are tokenised."""
+    class Options(cleaning.TextOptions):
+        pass
 
     def open(self, value: Any, *, root: str | None = None) -> tuple[str, tuple[str, ...]]:
-        notes: list[str] = []
-        text = _decoded(value, self.options.max_chars)
-        if len(text) > self.options.max_chars:
-            raise BadInput("too_long", f"text of {len(text)} characters, more than max_chars ({self.options.max_chars})")
-        half = SURROGATE.search(text)
-        if half:
-            raise BadInput("bad_encoding", f"text with half a surrogate pair at character {half.start()}: not valid Unicode")
-        if text.startswith("\ufeff"):
-            notes.append("byte order mark removed")
-            text = text.lstrip("\ufeff")
-        text, stripped = CONTROL.subn("", text)
-        if stripped:
-            notes.append("control characters removed")
-        if self.options.normalise != "none" and not unicodedata.is_normalized(self.options.normalise, text):
-            notes.append("normalised")
-            text = unicodedata.normalize(self.options.normalise, text)
-        if not text.strip():
-            raise BadInput("empty", "empty text")
-        return text, tuple(notes)
-
-
-def _decoded(value: Any, max_chars: int) -> str:
-    if isinstance(value, str):
-        return value
-    if not isinstance(value, (bytes, bytearray)):
-        raise BadInput("bad_type", f"expected text, found {type(value).__name__} {str(value)[:40]!r}; write it in quotes")
-    if len(value) > 4 * max_chars:
-        raise BadInput("too_long", f"text of {len(value)} bytes, more than max_chars ({max_chars}) allows")
-    try:
-        return value.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise BadInput("bad_encoding", f"text is not UTF-8 at byte {error.start}; save the file as UTF-8") from None
+        return cleaning.clean(value, self.options)

@@ -53,6 +53,47 @@ class Metric:
         return {"": float(np.mean(self.scores(predictions)))}
 
 
+class MeanError(Metric):
+    """The mean size of output - target: 0 where all is right, and the less the better."""
+
+    higher_is_better = False
+    best = 0.0
+    per_sample = True
+
+    def size(self, error: np.ndarray) -> np.ndarray:
+        """[...] errors -> [...] how much each counts."""
+        raise NotImplementedError
+
+    def scores(self, predictions: Sequence[Prediction]) -> np.ndarray:
+        target, output = numbers(predictions)
+        return self.size(output - target).mean(1)
+
+
+class ClassArea(Metric):
+    """An area under a curve of probabilities: of the positive class where there are two, else the mean over classes."""
+
+    def area(self, truth: np.ndarray, probability: np.ndarray) -> float:
+        """[N] 0/1 and [N] probabilities of one class, of which both kinds occur -> the area."""
+        raise NotImplementedError
+
+    def compute(self, predictions: Sequence[Prediction]) -> dict[str, float]:
+        return self.on_rows(predictions)(np.arange(len(predictions)))
+
+    def on_rows(self, predictions: Sequence[Prediction]) -> Callable[[np.ndarray], dict[str, float]]:
+        names, truth, probability = probability_table(predictions)
+        binary = len(names) == 2 and not is_multi_label(predictions)
+        columns = [names.index(positive(names))] if binary else range(len(names))
+        known = np.isfinite(probability.sum(axis=1))
+
+        def mean_area(rows: np.ndarray) -> dict[str, float]:
+            rows = rows[known[rows]]
+            varied = [i for i in columns if 0 < truth[rows, i].sum() < len(rows)]
+            values = [float(self.area(truth[rows, i], probability[rows, i])) for i in varied]
+            return {"": sum(values) / len(values)} if values else {}
+
+        return mean_area
+
+
 def normalise(text: Any, *, punctuation: bool = True) -> str:
     """Text for comparing answers: NFKC, lower case, single spaces; without punctuation where `punctuation` is False."""
     return _normalise(label(text), punctuation)

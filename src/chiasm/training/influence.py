@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from chiasm.data.randomness import some_of
 from chiasm.recipe import StageSpec
 from chiasm.training.stages import set_modes, without_gradient
 from chiasm.training.step import whole_weights
@@ -136,8 +137,8 @@ def _judge_gradients(model: Any, stage: StageSpec, tasks: Mapping[str, Any], fou
 
 
 def _some_rows(split: Any, rows: int) -> list[Opened]:
-    """Evenly spaced rows that can be opened, without augmentation."""
-    places = np.unique(np.linspace(0, len(split) - 1, min(rows, len(split))).round().astype(int))
+    """Some rows that can be opened, without augmentation."""
+    places = np.array(some_of(len(split), rows))
     opened = [split.open(int(place), seed=0, epoch=0, augment=False) for place in places]
     good = [o for o in opened if isinstance(o, Opened)]
     if not good:

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers.utils import logging
 
 from chiasm.data.account import Accounting
 from chiasm.evaluation.evaluate import evaluate
+from chiasm.model import without_bars
 from chiasm.recipe import Recipe, StageSpec
 from chiasm.training import checkpoint
 from chiasm.training.display import Display
@@ -185,8 +185,8 @@ def finish(job: Job) -> None:
     model.eval()
     target, aside = job.folder / "model", job.folder / ".saving-model"
     shutil.rmtree(aside, ignore_errors=True)
-    logging.disable_progress_bar()
-    model.save_pretrained(aside)
+    with without_bars():
+        model.save_pretrained(aside)
     job.materials.processor.save_pretrained(aside)
     shutil.rmtree(target, ignore_errors=True)
     os.rename(aside, target)

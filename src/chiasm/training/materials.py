@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,12 +10,14 @@ from typing import Any
 from chiasm import components
 from chiasm.assemble import build, make_tasks
 from chiasm.data.opening import check_groups, open_source, split_names
+from chiasm.data.randomness import some_of
 from chiasm.data.split import Split
 from chiasm.recipe import Recipe
 from chiasm.tasks.base import as_text
 from chiasm.types import BadInput, RecipeError, Sample
 
 LEARN_ROWS = 100_000  # at most so many training rows, evenly spaced, teach tables, labels and scales
+UNKNOWN_TEXTS = 20_000  # texts that are searched for words the tokenizer does not know
 WORD_ROWS = 20_000  # and so many of every split that is trained on teach a fresh tokenizer
 
 
@@ -45,8 +48,20 @@ def assemble(recipe: Recipe) -> Materials:
     samples = list(rows_of(trained[recipe.stages[-1].data], LEARN_ROWS)) if _learns(recipe) else []
     model, processor = build(recipe, samples, _texts(tasks, trained.values()))
     splits = {name: _split(recipe, source, processor.modalities, tasks) for name, source in sources.items()}
-    notes = tuple(dict.fromkeys(note for source in sources.values() for note in source.notes))
-    return Materials(model, processor, model.tasks, splits.__getitem__, splits.__contains__, notes)
+    notes = dict.fromkeys(note for source in sources.values() for note in source.notes)
+    if unknown := unknown_words(processor.tokenizer, _texts(tasks, trained.values())):
+        notes[unknown] = None
+    return Materials(model, processor, model.tasks, splits.__getitem__, splits.__contains__, tuple(notes))
+
+
+def unknown_words(tokenizer: Any, texts: Iterable[str]) -> str:
+    """A note where the tokenizer does not know every word of some training text; empty where it does."""
+    if tokenizer.unk_token_id is None:
+        return ""
+    ids = [i for text in itertools.islice(texts, UNKNOWN_TEXTS) for i in tokenizer(text, add_special_tokens=False)["input_ids"]]
+    unknown = ids.count(tokenizer.unk_token_id)
+    share = unknown / max(1, len(ids))
+    return f"tokenizer: {share:.1%} of the words in a sample of the training text are unknown to it" if unknown else ""
 
 
 def check_columns(recipe: Recipe, sources: Mapping[str, Any]) -> None:
@@ -78,8 +93,8 @@ def split_of(recipe: Recipe, source: Any, processor: Any) -> Split:
 
 
 def rows_of(records: Any, limit: int) -> Iterator[Sample]:
-    """At most `limit` readable records of a source or split, evenly spaced."""
-    for index in range(0, len(records), max(1, -(-len(records) // limit))):
+    """At most `limit` readable records of a source or split."""
+    for index in some_of(len(records), limit):
         try:
             yield records.read(index)
         except BadInput:

@@ -1,0 +1,56 @@
+"""The preparation scripts under examples/: what they write is what their recipes read."""
+
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from chiasm.data.opening import open_source
+from chiasm.recipe import load_recipe
+
+ROOT = Path(__file__).parents[1]
+
+
+def run(name: str, *arguments: object) -> str:
+    command = [sys.executable, ROOT / "examples" / f"{name}.py", *arguments]
+    return subprocess.run(list(map(str, command)), check=True, capture_output=True, text=True).stdout
+
+
+def png() -> bytes:
+    file = io.BytesIO()
+    PIL.Image.new("RGB", (8, 8)).save(file, "PNG")
+    return file.getvalue()
+
+
+def test_easy_vqa(tmp_path):
+    pq.write_table(pa.table({"image_id": [0, 1, 2], "png": [png()] * 3}), tmp_path / "train_images.parquet")
+    asked = {"question": ["what color?", "is there a circle?", "what shape?"], "answer": ["red", "no", "circle"], "image_id": [0, 0, 2]}
+    pq.write_table(pa.table({**asked, "answer": pa.array(asked["answer"]).dictionary_encode()}), tmp_path / "train_questions.parquet")
+    said = run("easy_vqa", tmp_path, tmp_path / "out", "--from-id", 2)
+    assert said.splitlines() == ["train: 2 questions about 1 pictures", "validation: 1 questions about 1 pictures"]
+    data = load_recipe(ROOT / "recipes" / "easy_vqa.yaml", [f"data.root={tmp_path / 'out'}"]).data
+    first, held_out = open_source(data, "train").read(0).parts, open_source(data, "validation").read(0).parts
+    assert (first["answer"], first["colour"], first["shape"]) == ("red", "red", None)
+    assert held_out["shape"] == "circle" and held_out["png"] == png()
+    assert open_source(data, "pictures").column("image_id") == [0, 1]
+
+
+def test_av_digits(tmp_path):
+    np.savez(tmp_path / "digits8x8.npz", images=np.full((2, 8, 8), 16, np.uint8))
+    pq.write_table(pa.table({"id": ["3_a_0"], "audio": [b"fLaC"]}), tmp_path / "speech.parquet")
+    digits = {"text": "tow", "image_digit": 1, "audio_digit": 3, "text_digit": 2}
+    for split in ("train", "val"):
+        row = {"task": "sum2", "image_index": 1, "audio_id": "3_a_0", **digits, "label": 4}
+        (tmp_path / f"sum2_{split}.jsonl").write_text(json.dumps(row) + "\n")
+    run("av_digits", tmp_path, tmp_path / "speech.parquet", tmp_path / "out")
+    data = load_recipe(ROOT / "recipes" / "av_digits.yaml", [f"data.root={tmp_path / 'out'}"]).data
+    record = open_source(data, "validation").read(0).parts
+    assert record == {"image": "images/1.png", "audio": "audio/3_a_0.flac", **digits, "label": 4}
+    assert np.asarray(PIL.Image.open(tmp_path / "out" / record["image"])).tolist() == [[255] * 8] * 8
+    assert (tmp_path / "out" / record["audio"]).read_bytes() == b"fLaC"
