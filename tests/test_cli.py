@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -254,7 +255,8 @@ def test_signals(tmp_path: Path, number: int, code: int):
     text = "import time\ndef train(*a, **k):\n    print('ready', flush=True)\n    time.sleep(60)\n"
     (tmp_path / "chiasm" / "__init__.py").write_text(text, encoding="utf-8")
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
-    with chiasm("train", "demo", stdout=subprocess.PIPE, env=environment) as process:
+    default = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell that runs the tests in the background ignores it
+    with chiasm("train", "demo", stdout=subprocess.PIPE, env=environment, preexec_fn=default) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
         process.send_signal(number)

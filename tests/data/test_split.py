@@ -61,7 +61,8 @@ def test_fit_sees_raw_training_values(fakes):
     split = Split(fakes.Records([{"image": f"dot:{i}"} for i in range(10)] + [None, {}]), {"image": counted})
     fit_modalities(split, split.modalities)
     assert counted.seen == [f"dot:{i}" for i in range(10)]
-    fit_modalities(split, split.modalities, limit=4)
+    full = Split(fakes.Records([{"image": f"dot:{i}"} for i in range(10)]), {"image": counted})
+    fit_modalities(full, full.modalities, limit=4)
     assert len(counted.seen) == 4
 
 
