@@ -85,7 +85,8 @@ class Job:
         if self.stop.asked is not None:
             path = self.save()
             name = {2: "SIGINT", 15: "SIGTERM"}[self.stop.asked]
-            raise Stopped(self.stop.asked, f"stopped by {name} after step {self.state.step}; checkpoint {path}; go on with --resume")
+            again = f"chiasm train {self.folder}/recipe.yaml --output {self.folder} --resume"
+            raise Stopped(self.stop.asked, f"stopped by {name} after step {self.state.step}; checkpoint {path.name}; go on with {again}")
 
     def validate(self, tasks: Mapping[str, Any]) -> None:
         """Score the validation split, once per step at most; the best weights so far are kept in a checkpoint."""
