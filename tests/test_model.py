@@ -171,7 +171,7 @@ def test_a_placeholder_in_the_text_is_the_tasks_path():
     texts = [f"{s.parts['question']} <image> answer :" for s in samples]
     written = processor(text=texts, images=[s.parts["image"] for s in samples], audio=[s.parts["audio"] for s in samples])
     for row, (ids, mask) in enumerate(zip(written["input_ids"], written["attention_mask"], strict=True)):
-        prompt = inputs["input_ids"][row, : targets["prompt_lengths"][row]]
+        prompt = inputs["input_ids"][row, : inputs["prompt_lengths"][row]]
         assert torch.equal(ids[mask.bool()], prompt)
     batch = Batch(
         "answer", [s.id for s in samples], {**inputs, "image_index": written["image_index"], "audio_index": written["audio_index"]}, targets

@@ -201,9 +201,13 @@ class ChiasmModel(ChiasmPreTrainedModel):
         inputs_embeds: Tensor | None = None,
         use_cache: bool | None = None,
         streams: Streams | None = None,
+        prompt_lengths: Tensor | None = None,
         **tensors: Any,
     ) -> ChiasmOutput:
-        """Streams are routed Tokens; raw tensors (pixel_values, ...) are encoded and routed here."""
+        """Streams are routed Tokens; raw tensors (pixel_values, ...) are encoded and routed here.
+
+        prompt_lengths [R]: of a causal text, how many visible tokens streams may read. Without it: all that fills a cache, else none.
+        """
         given = input_ids if input_ids is not None else inputs_embeds
         if given is None:
             raise TypeError("forward needs input_ids or inputs_embeds")
@@ -212,25 +216,9 @@ class ChiasmModel(ChiasmPreTrainedModel):
         if streams is None:
             streams = self.route(self.encode(pool), tensors, rows)
         values = self.backbone.embed(input_ids, rows) if inputs_embeds is None else inputs_embeds
-        offset = past_key_values.get_seq_length() if past_key_values is not None else 0
-        mask = (
-            torch.ones(rows, offset + values.shape[1], dtype=torch.bool, device=values.device)
-            if attention_mask is None
-            else attention_mask.bool()
-        )
-        if mask.shape[1] > self.max_length:
-            raise BadInput(
-                "too_long",
-                f"a text of {mask.shape[1]} tokens is longer than the backbone's {self.max_length} positions; "
-                "shorten it or raise max_position_embeddings",
-            )
-        step = Step(
-            mask=mask,
-            placeholders=self.placeholders(input_ids),
-            offset=offset,
-            generating=past_key_values is not None and not self.training,
-            trace={} if tensors.get("output_attentions") else None,
-        )
+        step = self.step(values, input_ids, attention_mask, past_key_values, use_cache=bool(use_cache), prompt_lengths=prompt_lengths)
+        step.trace = {} if tensors.get("output_attentions") else None
+        mask = step.mask
         now = self.see(mask[:, -values.shape[1] :], step.placeholders, streams)
         step.mask = torch.cat([mask[:, : -values.shape[1]], now], 1)
         placed = self.fusion.place(streams)
@@ -249,6 +237,35 @@ class ChiasmModel(ChiasmPreTrainedModel):
             hidden_states=output.get("hidden_states"),
             attentions=output.get("attentions"),
             fused=fused,
+        )
+
+    def step(
+        self,
+        values: Tensor,
+        input_ids: Tensor | None,
+        attention_mask: Tensor | None,
+        past_key_values: Any,
+        *,
+        use_cache: bool,
+        prompt_lengths: Tensor | None,
+    ) -> Step:
+        """What hooks must know of this pass: which tokens are real, which are placeholders, what streams may read, what is cached."""
+        offset = past_key_values.get_seq_length() if past_key_values is not None else 0
+        seen = torch.ones(len(values), offset + values.shape[1], dtype=torch.bool, device=values.device)
+        mask = seen if attention_mask is None else attention_mask.bool()
+        if mask.shape[1] > self.max_length:
+            raise BadInput(
+                "too_long",
+                f"a text of {mask.shape[1]} tokens is longer than the backbone's {self.max_length} positions; "
+                "shorten it or raise max_position_embeddings",
+            )
+        caching = past_key_values is not None or use_cache
+        return Step(
+            mask=mask,
+            placeholders=self.placeholders(input_ids),
+            readable=self.readable(mask, prompt_lengths, offset=offset, caching=caching),
+            offset=offset,
+            generating=caching and not self.training,
         )
 
     def pool_of(self, tensors: Mapping[str, Any]) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
@@ -292,6 +309,14 @@ class ChiasmModel(ChiasmPreTrainedModel):
             visible = at_placeholders(streams[name], place)[1] if name in streams else torch.zeros_like(mask)
             mask = mask & (~place | visible)
         return mask
+
+    def readable(self, mask: Tensor, prompt_lengths: Tensor | None, *, offset: int, caching: bool) -> Tensor | None:
+        """[R, T] the tokens that streams may read without telling a token about later ones; None: all."""
+        if not self.backbone_kind.causal or (prompt_lengths is None and caching and not offset):
+            return None
+        if prompt_lengths is None or offset:
+            return torch.zeros_like(mask[:, offset:])
+        return mask & (mask.long().cumsum(1) <= prompt_lengths.unsqueeze(1))
 
     @contextlib.contextmanager
     def _during(self, call: Call) -> Generator[Call]:

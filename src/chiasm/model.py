@@ -91,7 +91,9 @@ class ChiasmForConditionalGeneration(ChiasmPreTrainedModel, GenerationMixin):
         """A batch's text [R, T] with encoded streams -> the branches that heads read."""
         rows = len(inputs["input_ids"])
         routed = self.model.route(streams, inputs, rows)
-        return self.model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], streams=routed).fused
+        mask = inputs["attention_mask"]
+        prompt = inputs.get("prompt_lengths", mask.sum(1))  # a task that writes nothing has only a prompt
+        return self.model(input_ids=inputs["input_ids"], attention_mask=mask, streams=routed, prompt_lengths=prompt).fused
 
     def text_logits(self, fused: Fused, chosen: Tensor | None = None) -> Tensor:
         """Next-token logits [R, T, V], or [N, V] where `chosen` [R, T - 1] is True; branches are mixed as log-probabilities."""
@@ -147,14 +149,21 @@ class ChiasmForConditionalGeneration(ChiasmPreTrainedModel, GenerationMixin):
         streams: Streams | None = None,
         pixel_values: Tensor | None = None,
         input_values: Tensor | None = None,
+        prompt_lengths: Tensor | None = None,
         **kwargs: Any,
     ) -> ChiasmOutput:
         """input_ids [R, T] and media tensors -> logits [R, T, V]; with `labels` [R, T] (-100: ignored) also the mean next-token loss.
+
+        prompt_lengths [R]: how many visible tokens of each row a two-way fusion's streams may read; those before the first label, if
+        not given.
 
         Raises TypeError for any argument that the model does not read, naming the nearest one that it does.
         """
         media = {"pixel_values": pixel_values, "input_values": input_values}
         kwargs |= {k: v for k, v in media.items() if v is not None}
+        if prompt_lengths is None and labels is not None:
+            seen = torch.ones_like(labels) if attention_mask is None else attention_mask[:, -labels.shape[1] :]
+            prompt_lengths = (seen.bool() & ((labels != -100).cumsum(1) == 0)).sum(1)
         output = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -163,6 +172,7 @@ class ChiasmForConditionalGeneration(ChiasmPreTrainedModel, GenerationMixin):
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
             streams=streams,
+            prompt_lengths=prompt_lengths,
             **kwargs,
         )
         if self.lm_head is None:
@@ -199,6 +209,10 @@ class ChiasmForConditionalGeneration(ChiasmPreTrainedModel, GenerationMixin):
             mask = torch.ones_like(inputs_tensor) if mask is None else mask
             seen = self.model.see(mask.bool(), self.model.placeholders(inputs_tensor), streams).long()
             model_kwargs |= {"attention_mask": seen, "position_ids": (seen.cumsum(1) - 1).clamp_min(0)}
+        if model_kwargs.get("attention_mask") is not None:
+            model_kwargs["prompt_lengths"] = model_kwargs["attention_mask"].sum(1)
+        else:
+            model_kwargs["prompt_lengths"] = inputs_tensor.new_full((rows,), inputs_tensor.shape[1], dtype=torch.long)
         return model_kwargs
 
     def _expand_inputs_for_generation(
@@ -227,6 +241,7 @@ FORWARD_ARGUMENTS = frozenset(
         "use_cache",
         "logits_to_keep",
         "streams",
+        "prompt_lengths",
         "mm_encoder_outputs",
     )
 )

@@ -278,6 +278,8 @@ class TrainSpec(Spec):
     """Fraction of a stage's steps over which the learning rate rises."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     """Of matrices; norms, biases and embeddings have none."""
+    betas: Annotated[list[Annotated[float, Field(ge=0, lt=1)]], Field(min_length=2, max_length=2)] = [0.9, 0.95]
+    """AdamW's decay of the mean gradient and of its square; 0.95 (GPT-3's) forgets the noisy start sooner than 0.999."""
     clip: Annotated[float, Field(gt=0)] | None = 1.0
     """The largest gradient norm; null: no limit."""
     modality_dropout: Fraction | dict[Name, Fraction] = 0.0

@@ -130,9 +130,11 @@ def test_fu15_teacher_forced_equals_token_by_token(fusion, backbone):
     answer = torch.tensor([processor.encode([text], user=True)[0][:2] for text in ("is there", "what is", "a blue")])
     ids = torch.cat([inputs["input_ids"], answer], 1)
     mask = torch.cat([inputs["attention_mask"], torch.ones_like(answer)], 1)
-    whole = model(**{**inputs, "input_ids": ids, "attention_mask": mask}).logits
-    output = model(**inputs, use_cache=True)
-    steps, streams = [output.logits[:, -1]], routed(model, inputs)
+    prompt = inputs["attention_mask"].sum(1)
+    whole = model(**{**inputs, "input_ids": ids, "attention_mask": mask}, prompt_lengths=prompt).logits
+    text, streams = {"input_ids": inputs["input_ids"], "attention_mask": inputs["attention_mask"]}, routed(model, inputs)
+    output = model(**text, streams=streams, use_cache=True)
+    steps = [output.logits[:, -1]]
     for t in range(inputs["input_ids"].shape[1], ids.shape[1]):
         past = output.past_key_values
         output = model(ids[:, t : t + 1], mask[:, : t + 1], past_key_values=past, use_cache=True, streams=streams)
@@ -152,7 +154,8 @@ def test_fu15_generate_with_a_cache_equals_without(fusion, backbone, beams):
     torch.testing.assert_close(torch.stack(cached.scores), torch.stack(plain.scores), rtol=1e-4, atol=1e-4)
     if beams == 1:  # what was written greedily is what the whole sequence at once says
         mask = torch.cat([inputs["attention_mask"], torch.ones(3, 4, dtype=torch.long)], 1)
-        logits = model(**{**inputs, "input_ids": cached.sequences[:, :-1], "attention_mask": mask}).logits[:, -5:]
+        given = {**inputs, "input_ids": cached.sequences[:, :-1], "attention_mask": mask}
+        logits = model(**given, prompt_lengths=inputs["attention_mask"].sum(1)).logits[:, -5:]
         logits[..., [*model.config.placeholder_ids.values(), processor.end_id]] = -torch.inf
         assert torch.equal(logits.argmax(-1), cached.sequences[:, -5:])
 
@@ -197,7 +200,8 @@ def test_fu10_bfloat16(fusion, backbone):
 def test_fu12_looking_at_attention_changes_nothing(fusion, backbone):
     model, processor = tiny(fusion, backbone)
     inputs = prepared(processor, [0, 1, 2], image=[picture(0), None, picture(2)])
-    given = {"input_ids": inputs["input_ids"], "attention_mask": inputs["attention_mask"], "streams": routed(model, inputs)}
+    mask = inputs["attention_mask"]
+    given = {"input_ids": inputs["input_ids"], "attention_mask": mask, "streams": routed(model, inputs), "prompt_lengths": mask.sum(1)}
     plain, traced = model.model(**given), model.model(**given, output_attentions=True)
     torch.testing.assert_close(plain.last_hidden_state, traced.last_hidden_state, rtol=1e-5, atol=1e-5)
     assert not plain.fused.trace

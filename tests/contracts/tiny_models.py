@@ -40,9 +40,11 @@ CAUSAL = ("gpt2", "qwen3")
 HYBRID = {"type": "hybrid", "parts": [{"type": "cross_attention", "inputs": ["image"]}, {"type": "early", "inputs": ["audio"]}]}
 VARIANTS: dict[str, dict[str, Any]] = {
     "late": {"type": "late", "normalize": True},
-    "late sum": {"type": "late", "combine": "sum"},
-    "late gated": {"type": "late", "combine": "gated"},
-    "late decisions": {"type": "late", "combine": "decisions"},
+    **{f"late {how}": {"type": "late", "combine": how} for how in ("sum", "gated", "film", "tensor", "low_rank", "decisions", "weighted")},
+    "lxmert": {"type": "co_attention", "norm": "post", "share": True},
+    "graph of all": {"type": "graph", "neighbours": 99, "feed_forward": 0},
+    **{f"alpha printed {how}": {"type": "alpha_gated", "form": "printed", "align": how} for how in ("pool", "attention", "resample")},
+    "alpha literal": {"type": "alpha_gated", "norm": False},
     "hybrid": HYBRID,
     "hybrid late": {"type": "hybrid", "parts": [{"type": "gated_cross_attention", "every": 2}, {"type": "late", "combine": "decisions"}]},
 }
@@ -126,7 +128,8 @@ def results(model: Any, inputs: Any, streams: Streams | None = None) -> list[tor
     """One vector per row and visible token of each branch, weighted as the fusion weighs it; equal inputs give equal results."""
     if streams is None:
         streams = routed(model, inputs)
-    fused = model.model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], streams=streams).fused
+    mask = inputs["attention_mask"]
+    fused = model.model(input_ids=inputs["input_ids"], attention_mask=mask, streams=streams, prompt_lengths=mask.sum(1)).fused
     found = []
     for number, tokens in enumerate(fused.branches.values()):
         weight = 1.0 if fused.mix is None else fused.mix[:, number, None, None]

@@ -87,7 +87,9 @@ def test_unnamed_ones_are_reported_so_that_they_are_frozen():
 
 def test_an_input_without_two_values_is_not_judged():
     found = checked(rows=40, row=lambda index, parts: {**parts, "heard": None})
-    assert found.unreached == [] and found.notes == ["influence not checked: 40 rows have no two different values, or no label, of heard"]
+    assert found.unreached == [] and found.notes == [
+        "influence of heard on task answer not checked: none of 40 rows for it has another heard"
+    ]
 
 
 def test_no_readable_row_is_an_error():

@@ -1,8 +1,8 @@
 """What a fusion is: where input streams meet the backbone, before, between or after its layers.
 
-A strategy defines only the hooks in which it acts; each has a do-nothing default. Two things are shared by all of them and live here:
-`Attention` (any tokens read any others, absent ones give exactly 0) and placing (per-modality normalisation, position and modality
-embeddings). Every weight of a fusion lives under `fusion.`; the backbone's module tree and checkpoint keys stay untouched.
+A strategy defines only the hooks in which it acts; each has a do-nothing default. Shared by all of them: placing (per-modality
+normalisation, position and modality embeddings) here, attention with edges in `attention.py`, combining vectors in `combine.py`.
+Every weight of a fusion lives under `fusion.`; the backbone's module tree and checkpoint keys stay untouched.
 
 Letters: R rows, U units shared by rows, T text tokens, L stream tokens, W width, H heads.
 """
@@ -10,15 +10,15 @@ Letters: R rows, U units shared by rows, T text tokens, L stream tokens, W width
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
-from torch.nn import functional
 
+from chiasm.fusion.attention import Attention, Start
 from chiasm.types import Fused, RecipeError, Step, Streams, Tokens
 
 
@@ -59,7 +59,9 @@ class Fusion(nn.Module):
     """Base of all strategies. `streams` holds one Tokens per input that the backbone does not read itself."""
 
     Options = Options
-    interacts: ClassVar[bool] = True  # can represent an interaction of inputs, not only a sum of their votes
+    paper: ClassVar[str] = ""  # who described it, in one line
+    interacts: bool = True  # can represent an interaction of inputs, not only a sum of their votes
+    order_free: ClassVar[bool] = True  # the order in which inputs are declared does not change what it computes
     reads_streams: ClassVar[bool] = True  # False: streams never meet the backbone (two towers)
 
     def __init__(self, options: Any, backbone: BackboneShape, streams: Mapping[str, StreamShape]):
@@ -110,6 +112,20 @@ class Fusion(nn.Module):
         """Intermediate: called ahead of each layer in `layers`."""
         return text, streams
 
+    def kept(self, key: Any, streams: Streams, step: Step, change: Callable[[], Any]) -> Any:
+        """What `change` makes of streams and prompt: computed while the prompt is read, frozen for every token written after it."""
+        if not streams:
+            return change()
+        memo = next(iter(streams.values())).memo
+        if step.generating and step.offset:
+            if (self, key) not in memo:
+                raise TypeError("past_key_values without the streams that the prompt was read with; pass the same `streams` at every step")
+            return memo[self, key]
+        changed = change()
+        if step.generating:
+            memo[self, key] = changed
+        return changed
+
     def after(self, text: Tokens, streams: Streams, step: Step) -> Fused:
         """Late: what the tasks get. The default is one branch, the backbone's output."""
         return Fused({"text": text})
@@ -134,6 +150,46 @@ class Fusion(nn.Module):
                     gate.copy_(value)
 
 
+class LayerOptions(Options):
+    """Keys of every fusion that acts between layers."""
+
+    every: Annotated[int, Field(ge=1)] = 1
+    """Ahead of every how many layers."""
+    heads: Annotated[int, Field(ge=1)] | None = None
+    """Attention heads; the backbone's number if not given."""
+    width: Annotated[int, Field(ge=1)] | None = None
+    """Inner width of the attention; the backbone's if not given."""
+    dropout: float = 0.0
+    """Dropout on attention weights."""
+
+
+class LayerFusion(Fusion):
+    """Base of the strategies that act between layers: ahead of layers 0, every, 2 * every, ..."""
+
+    Options = LayerOptions
+
+    @property
+    def layers(self) -> Sequence[int]:
+        return range(0, self.backbone.num_layers, self.options.every)
+
+    def at(self, layer: int) -> int:
+        """Which of this fusion's blocks stands ahead of `layer`."""
+        return layer // self.options.every
+
+    def attention(self, start: Start = "random") -> Attention:
+        """A fresh attention of this fusion's size."""
+        heads = self.options.heads or self.backbone.num_heads
+        return Attention(self.backbone.width, heads, inner=self.options.width, start=start, dropout=self.options.dropout)
+
+    def needs_layers(self, least: int, instead: str) -> None:
+        """RecipeError where fewer than `least` layers are met, since what streams read would then reach nothing."""
+        if len(self.layers) < least:
+            raise RecipeError(
+                f"fusion.every: {type(self).__name__} needs to meet {least} layers or more, and meets {len(self.layers)} of the "
+                f"backbone's {self.backbone.num_layers}; use a deeper backbone, a smaller `every`, or type: {instead}"
+            )
+
+
 class Placing(nn.Module):
     """[U, K * L, W] -> [U, K * L, W]: optional normalisation, learned position and modality embedding, one input's own."""
 
@@ -155,54 +211,6 @@ class Placing(nn.Module):
             return values
         items = values.shape[1] // len(self.position) if len(self.position) > 1 else 1  # several pictures: each has the same places
         return values + self.position.repeat(items, 1)
-
-
-class Attention(nn.Module):
-    """Multi-head attention of `x` [R, T, W] over a stream's tokens, whose keys and values are computed once per unit.
-
-    `start="matching"` sets W_Q = W_K to one orthogonal matrix, so that attention begins by matching similar vectors.
-    A row whose stream is absent gets exactly 0. Formula: softmax(Q K^T / sqrt(W / H)) V (Vaswani et al., 2017).
-    """
-
-    def __init__(self, width: int, heads: int, *, start: str = "random", dropout: float = 0.0):
-        super().__init__()
-        if width % heads:
-            raise RecipeError(f"fusion.heads: width {width} is not divisible by {heads} heads")
-        self.heads, self.dropout = heads, dropout
-        self.query, self.key = nn.Linear(width, width), nn.Linear(width, width, bias=False)  # a bias of keys cancels in the softmax
-        self.value, self.output = nn.Linear(width, width), nn.Linear(width, width)
-        if start == "matching":
-            with torch.no_grad():
-                self.key.weight.copy_(nn.init.orthogonal_(torch.empty(width, width)))
-                self.query.weight.copy_(self.key.weight)
-
-    def split(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # [B, H, length, W / H]
-
-    def keys_values(self, source: Tokens, normed: Tensor, step: Step) -> tuple[Tensor, Tensor]:
-        """[U, H, L, W / H] twice; while generating they are kept in the tokens' memo."""
-        if step.generating and (self, "kv") in source.memo:
-            return source.memo[self, "kv"]
-        pair = self.split(self.key(normed)), self.split(self.value(normed))
-        if step.generating:
-            source.memo[self, "kv"] = pair
-        return pair
-
-    def forward(self, x: Tensor, source: Tokens, normed: Tensor, step: Step) -> Tensor:
-        keys, values = self.keys_values(source, normed, step)
-        mask, present = source.mask, source.mask.any(1)  # [U, L], [U]
-        mask = mask | ~present.unsqueeze(1)  # a row with nothing visible would be NaN; it is set to 0 below
-        if source.share is not None:
-            keys, values, mask, present = keys[source.share], values[source.share], mask[source.share], present[source.share]
-        query = self.split(self.query(x))
-        dropout = self.dropout if self.training else 0.0
-        if step.trace is not None:
-            weights = (query @ keys.transpose(-1, -2) / query.shape[-1] ** 0.5).masked_fill(~mask[:, None, None], -torch.inf).softmax(-1)
-            step.trace[f"attention{len(step.trace)}"] = weights  # [R, H, T, L]
-            read = weights @ values
-        else:
-            read = functional.scaled_dot_product_attention(query, keys, values, attn_mask=mask[:, None, None], dropout_p=dropout)
-        return self.output(read.transpose(1, 2).flatten(2)) * present[:, None, None]
 
 
 def at_placeholders(stream: Tokens, place: Tensor) -> tuple[Tensor, Tensor]:

@@ -6,30 +6,26 @@ instead (those weights keep their own names); several inputs are then concatenat
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
 import torch
 from torch import nn
 
-from chiasm.fusion.base import Attention, BackboneShape, Fusion, StreamShape
-from chiasm.fusion.base import Options as BaseOptions
+from chiasm.fusion.attention import Reader
+from chiasm.fusion.base import BackboneShape, LayerFusion, LayerOptions, StreamShape
 from chiasm.types import RecipeError, Step, Streams, Tokens
 
 
-class CrossAttention(Fusion):
+class CrossAttention(LayerFusion):
     """x <- x + Attention(norm(x), norm(stream)) for each stream, ahead of layers 0, every, 2 * every, ..."""
 
-    class Options(BaseOptions):
-        every: int = 1
-        """Ahead of every how many layers."""
-        heads: int | None = None
-        """Attention heads; the backbone's number if not given."""
+    paper = "Vaswani et al., 2017; VisionEncoderDecoder"
+
+    class Options(LayerOptions):
         start: Literal["matching", "random"] = "matching"
         """matching: W_Q = W_K at the start, so that it begins by matching similar things."""
-        dropout: float = 0.0
-        """Dropout on attention weights."""
         weights: Literal["own", "backbone"] = "own"
         """backbone: the cross-attention that the backbone's architecture has itself."""
 
@@ -39,20 +35,22 @@ class CrossAttention(Fusion):
 
     def __init__(self, options: Any, backbone: BackboneShape, streams: Mapping[str, StreamShape]):
         super().__init__(options, backbone, streams)
-        width, heads = backbone.width, options.heads or backbone.num_heads
         if options.weights == "backbone" and not backbone.has_cross_attention:
             raise RecipeError("fusion.weights: this backbone has no cross-attention of its own; use weights: own")
-        self.reads = nn.ModuleList(nn.ModuleDict({name: CrossRead(width, heads, options) for name in self.inputs}) for _ in self.layers)
+        self.reads = nn.ModuleList(
+            nn.ModuleDict({name: Reader(backbone.width, self.attention(options.start), [name]) for name in self.inputs})
+            for _ in self.layers
+        )
 
     @property
-    def layers(self) -> range:
-        return range(0, self.backbone.num_layers, self.options.every) if self.options.weights == "own" else range(0)
+    def layers(self) -> Sequence[int]:
+        return super().layers if self.options.weights == "own" else range(0)
 
     def between(self, layer: int, text: Tokens, streams: Streams, step: Step) -> tuple[Tokens, Streams]:
         values = text.values
-        for name, read in self.reads[layer // self.options.every].items():
-            if name in streams:
-                values = values + read(values, streams[name], step)
+        readers: Any = self.reads[self.at(layer)]
+        for reader in readers.values():
+            values = reader(values, streams, step)
         return replace(text, values=values), streams
 
     def memory(self, streams: Streams, step: Step) -> Tokens | None:
@@ -60,15 +58,3 @@ class CrossAttention(Fusion):
             return None
         rows = [streams[name].by_row() for name in self.inputs if name in streams]
         return Tokens(torch.cat([t.values for t in rows], 1), torch.cat([t.mask for t in rows], 1))
-
-
-class CrossRead(nn.Module):
-    """[R, T, W] reads a stream: normalised query, normalised source, one attention."""
-
-    def __init__(self, width: int, heads: int, options: Any):
-        super().__init__()
-        self.norm_text, self.norm_stream = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.attention = Attention(width, heads, start=options.start, dropout=options.dropout)
-
-    def forward(self, x: torch.Tensor, source: Tokens, step: Step) -> torch.Tensor:
-        return self.attention(self.norm_text(x), source, self.norm_stream(source.values), step)

@@ -1,7 +1,8 @@
-"""Late fusion: each branch decides alone; then vectors or decisions are combined (BERT + ViT with a linear layer; GMU gates).
+"""Late fusion: each branch decides alone; then vectors or decisions are combined (BERT + ViT with a linear layer; GMU, FiLM, TFN, LMF).
 
-`combine: decisions` averages what the branches decide and cannot represent an interaction; `concat`, `sum` and `gated` combine pooled
-vectors. An absent input contributes nothing: its vector is 0, its gate and its vote are left out.
+`combine` on vectors: concat, sum, gated, film, tensor, low_rank. On decisions: `decisions` averages what the branches decide and `weighted`
+learns one weight per branch; neither can represent an interaction. An absent input contributes nothing: its vector is 0 or the neutral
+element, its gate and its vote are left out.
 """
 
 from __future__ import annotations
@@ -11,55 +12,49 @@ from dataclasses import replace
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from chiasm.fusion.base import BackboneShape, Fusion, StreamShape
 from chiasm.fusion.base import Options as BaseOptions
+from chiasm.fusion.combine import COMBINERS
 from chiasm.types import Fused, Step, Streams, Tokens
 
 
 class Late(Fusion):
     """Combine the backbone's output [R, T, W] with one pooled vector per stream [R, W], position by position."""
 
+    paper = "GMU, Arevalo et al., 2017; FiLM, Perez et al., 2018; TFN, Zadeh et al., 2017; LMF, Liu et al., 2018"
+
     class Options(BaseOptions):
-        combine: Literal["concat", "sum", "gated", "decisions"] = "concat"
-        """What is combined: vectors (concat with an MLP; sum; gated by softmax over present inputs, GMU) or the branches' decisions."""
-        hidden: int = 2
-        """Width of the MLP after `concat`, in multiples of the backbone's width."""
+        combine: Literal["concat", "sum", "gated", "film", "tensor", "low_rank", "decisions", "weighted"] = "concat"
+        """What is combined and how: vectors by the first six, the branches' decisions by the last two (equal or learned weights)."""
+        width: int | None = None
+        """Inner width of what combines; twice the backbone's if not given."""
 
     def __init__(self, options: Any, backbone: BackboneShape, streams: Mapping[str, StreamShape]):
         super().__init__(options, backbone, streams)
-        width, count = backbone.width, 1 + len(self.inputs)
+        width = backbone.width
         self.norms = nn.ModuleDict({name: nn.LayerNorm(width) for name in self.inputs})
-        self.mix: nn.Module | None = None
-        if options.combine == "concat":
-            inner = options.hidden * width
-            self.mix = nn.Sequential(nn.Linear(count * width, inner), nn.GELU(approximate="tanh"), nn.Linear(inner, width))
-        elif options.combine == "gated":
-            self.mix = nn.Linear(count * width, count)
+        self.votes = options.combine in ("decisions", "weighted")
+        kind = COMBINERS.get(options.combine)
+        self.combine = kind(width, len(self.inputs), options.width or 2 * width) if kind else None
+        self.weights = nn.Parameter(torch.zeros(1 + len(self.inputs))) if options.combine == "weighted" else None
+        self.interacts = kind is not None and kind.interacts
 
     def after(self, text: Tokens, streams: Streams, step: Step) -> Fused:
         pooled = {name: self.norms[name](streams[name].pooled()) for name in self.inputs if name in streams}  # [R, W]
         present = {name: streams[name].present for name in pooled}  # [R]
-        if self.options.combine == "decisions":
+        if self.votes:
             one = {name: Tokens(vector.unsqueeze(1), present[name].unsqueeze(1)) for name, vector in pooled.items()}
-            weight = torch.stack([text.mask.any(1), *present.values()], 1).to(text.values.dtype)
-            return Fused({"text": text, **one}, mix=weight / weight.sum(1, keepdim=True).clamp_min(1))
-        parts, visible = [text.values], [torch.ones_like(text.values[..., 0])]
-        for name in self.inputs:
-            here = present[name].to(text.values.dtype) if name in pooled else text.values.new_zeros(len(text.values))
-            vector = pooled[name] * here.unsqueeze(1) if name in pooled else text.values.new_zeros(len(text.values), text.values.shape[-1])
-            parts.append(vector.unsqueeze(1).expand_as(text.values))
-            visible.append(here.unsqueeze(1).expand(text.values.shape[:2]))
-        return Fused({"text": replace(text, values=self.combine(parts, torch.stack(visible, -1)))})
-
-    def combine(self, parts: list[Tensor], visible: Tensor) -> Tensor:
-        """M tensors [R, T, W] and their presence [R, T, M] -> [R, T, W]."""
-        if self.options.combine == "sum":
-            return torch.stack(parts).sum(0)
-        assert self.mix is not None
-        joined = self.mix(torch.cat(parts, -1))
-        if self.options.combine == "concat":
-            return parts[0] + joined
-        gates = joined.masked_fill(visible == 0, -torch.inf).softmax(-1)  # [R, T, M]
-        return (torch.stack(parts, -1) * gates.unsqueeze(-2)).sum(-1)
+            here = torch.stack([text.mask.any(1), *present.values()], 1).to(text.values.dtype)
+            if self.weights is not None:
+                chosen = [0, *(1 + self.inputs.index(name) for name in pooled)]
+                here = here * self.weights.softmax(0)[chosen]
+            return Fused({"text": text, **one}, mix=here / here.sum(1, keepdim=True).clamp_min(1e-9))
+        if self.combine is None or not self.inputs:
+            return Fused({"text": text})
+        nothing = text.values.new_zeros(len(text.values), text.values.shape[-1])
+        absent = torch.zeros(len(text.values), dtype=torch.bool, device=text.values.device)
+        here_all = [present.get(name, absent) for name in self.inputs]
+        vectors = [pooled[n] * here.unsqueeze(1) if n in pooled else nothing for n, here in zip(self.inputs, here_all, strict=True)]
+        return Fused({"text": replace(text, values=self.combine(text.values, vectors, here_all))})

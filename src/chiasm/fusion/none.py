@@ -11,7 +11,7 @@ from chiasm.fusion.base import BackboneShape, Fusion, StreamShape
 class NoFusion(Fusion):
     """Streams never meet the backbone."""
 
-    interacts: ClassVar[bool] = False
+    interacts = False
     reads_streams: ClassVar[bool] = False
 
     def __init__(self, options: Any, backbone: BackboneShape, streams: Mapping[str, StreamShape]):

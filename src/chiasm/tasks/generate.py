@@ -55,7 +55,8 @@ class Generate(PromptedTask):
                 labels[row, len(prompt) : len(prompt) + len(answer)] = torch.tensor(answer)
         lengths = torch.tensor([len(p) for p in prompts])
         weight = float((labels != -100).sum())
-        return {"input_ids": ids, "attention_mask": mask}, {"labels": labels, "prompt_lengths": lengths, "texts": texts, "weight": weight}
+        inputs = {"input_ids": ids, "attention_mask": mask, "prompt_lengths": lengths}
+        return inputs, {"labels": labels, "texts": texts, "weight": weight}
 
     def loss(self, model: Any, batch: Batch, streams: Streams) -> LossParts:
         logits, labels = self.labelled(model, batch, streams)
@@ -92,7 +93,7 @@ class Generate(PromptedTask):
 
 def prompts_left_padded(batch: Batch, pad_id: int) -> tuple[Tensor, Tensor]:
     """The prompts alone, padded on the left as generation wants them: ids and mask [R, longest prompt]."""
-    lengths = batch.targets["prompt_lengths"]
+    lengths = batch.inputs["prompt_lengths"]
     longest = int(lengths.max())
     place = torch.arange(longest, device=lengths.device) - (longest - lengths).unsqueeze(1)  # [R, longest]
     mask = place >= 0

@@ -50,15 +50,17 @@ def check_influence(
                     learned |= _backward(model, tasks, weights, opened, collator, learned)
                 if (not open_questions and learned == set(tasks)) or rows >= len(split):
                     break
-            missing = sorted({input for _, input in open_questions} | (set(tasks) - learned))
-            if not missing:
+            unlearned = sorted(set(tasks) - learned)
+            if not open_questions and not unlearned:
                 _judge_gradients(model, stage, tasks, found)
     finally:
         for parameter in model.parameters():
             parameter.grad = None
         set_modes(model)
-    if missing:
-        found.notes.append(f"influence not checked: {len(opened)} rows have no two different values, or no label, of {', '.join(missing)}")
+    for name, input in sorted(open_questions):
+        found.notes.append(f"influence of {input} on task {name} not checked: none of {len(opened)} rows for it has another {input}")
+    for name in unlearned:
+        found.notes.append(f"gradients of task {name} not checked: none of {len(opened)} rows has a label for it")
     return found
 
 

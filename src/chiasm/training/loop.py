@@ -79,7 +79,8 @@ def train_stage(job: Job, stage: StageSpec) -> None:
         job.display.line(f"note: {', '.join(joint)} compares the rows of each micro-batch of {stage.batch_size}, not of the whole step")
 
     # ---- optimizer
-    job.optimizer = torch.optim.AdamW(parameter_groups(model, weight_decay=settings.weight_decay), lr=stage.learning_rate)
+    groups = parameter_groups(model, weight_decay=settings.weight_decay)
+    job.optimizer = torch.optim.AdamW(groups, lr=stage.learning_rate, betas=(settings.betas[0], settings.betas[1]))
     if job.resumed_from is not None:
         checkpoint.load_optimizer(job.resumed_from, model, job.optimizer)
         job.resumed_from = None

@@ -19,7 +19,7 @@ _TEMPLATES = (
     "where is the ?",
     "how many things digits are there ?",
     "is there a an ?",
-    "what is the sum of the digits modulo ten ?",
+    "what is the sum modulo ten ?",
     "what colour is this thing ?",
     "where is this thing ?",
     "is there one of these ?",
@@ -118,7 +118,7 @@ def relation(chance: Chance, scene: Scene) -> Question | None:
 
 def sum_of_digits(chance: Chance, scene: Scene) -> Question | None:
     values = _digits(scene)
-    return Question("sum", "what is the sum of the digits modulo ten ?", DIGITS[sum(values) % 10]) if values else None
+    return Question("sum", "what is the sum modulo ten ?", DIGITS[sum(values) % 10]) if values else None
 
 
 def _digits(scene: Scene) -> list[int]:
