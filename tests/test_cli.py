@@ -17,7 +17,7 @@ import pytest
 
 from chiasm.recipe_errors import RecipeProblems
 from chiasm.types import ChiasmError, NonFiniteError
-from chiasm_cli import recipes
+from chiasm_cli import recipes, shelf
 from chiasm_cli.main import COMMANDS, run
 from chiasm_cli.scores import score_table
 
@@ -81,7 +81,8 @@ def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     (folder / "demo.yaml").write_text("# Answers about pictures.\n# group: start here\ninputs: {image: image}\n", encoding="utf-8")
     (folder / "vqa.yaml").write_text("# group: real data\n# Yes and no.\ninputs: {image: image}\n", encoding="utf-8")
-    monkeypatch.setattr(recipes, "files", lambda: sorted(folder.glob("*.yaml")))
+    for module in (recipes, shelf):
+        monkeypatch.setattr(module, "files", lambda: sorted(folder.glob("*.yaml")))
     return folder
 
 

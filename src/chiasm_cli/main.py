@@ -11,13 +11,9 @@ import signal
 import sys
 from typing import Any
 
-import typer
-import typer.core
-import typer.main
-
 from chiasm_cli.output import settings
 
-UsageError: Any = typer.BadParameter.__mro__[1]  # typer brings its own click, or not
+ABOUT = "Multimodal models from one recipe: train a model that sees, reads and hears, and ask it."
 SIGNALS = {130: "stopped", 143: "terminated"}
 EVERYWHERE = "Every command takes --json (the result, or the error, as JSON) and --debug (the traceback of an error)."
 COMMANDS = {
@@ -31,44 +27,6 @@ COMMANDS = {
     "recipes": "List, show or copy the recipes that come with Chiasm.",
     "data": "Write a built-in data set as plain files.",
 }
-
-
-class Commands(typer.core.TyperGroup):
-    """A command is the module of its name, imported when it is called."""
-
-    def list_commands(self, ctx: Any) -> list[str]:
-        return list(COMMANDS)
-
-    def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        if cmd_name not in COMMANDS:
-            import difflib
-
-            near = difflib.get_close_matches(cmd_name, COMMANDS, n=1)
-            raise UsageError(f"no command '{cmd_name}'" + (f"; did you mean 'chiasm {near[0]}'?" if near else ""), ctx=ctx)
-        module = importlib.import_module(f"chiasm_cli.{cmd_name}")
-        if hasattr(module, "app"):  # a command with commands of its own
-            return typer.main.get_group(module.app)
-        alone = typer.Typer(rich_markup_mode=None, add_completion=False)
-        alone.command(cmd_name, epilog=EVERYWHERE)(getattr(module, cmd_name))
-        return typer.main.get_command(alone)
-
-    def format_commands(self, ctx: Any, formatter: Any) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl(list(COMMANDS.items()))
-
-
-app = typer.Typer(
-    cls=Commands,
-    epilog=EVERYWHERE,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-
-
-@app.callback()
-def chiasm() -> None:
-    """Multimodal models from one recipe: train a model that sees, reads and hears, and ask it."""
 
 
 def main() -> None:
@@ -88,13 +46,16 @@ def run(arguments: list[str]) -> int:
     arguments = [a for i, a in enumerate(arguments) if a not in ("--json", "--debug") or i >= len(own)] or ["--help"]
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
+        if arguments in (["-h"], ["--help"]):
+            print(help_text())
+            return 0
         if arguments in (["recipes"], ["recipes", "list"]):
-            return (
-                importlib.import_module("chiasm_cli.recipes").list_recipes() or 0
-            )  # typer's parsing loads pydantic, which doubles the time
+            importlib.import_module("chiasm_cli.shelf").list_recipes()
+            return 0
+        app = importlib.import_module("chiasm_cli.commands").app
         code = app(arguments, prog_name="chiasm", standalone_mode=False) or 0
         return fail(SIGNALS[code], code) if code in SIGNALS else code
-    except (KeyboardInterrupt, typer.Abort):
+    except KeyboardInterrupt:
         return fail(SIGNALS[130], 130)
     except SystemExit as error:
         if isinstance(error.__context__, BrokenPipeError):
@@ -108,14 +69,32 @@ def run(arguments: list[str]) -> int:
         return fail(*explain(error), error=error)
 
 
+def help_text() -> str:
+    """What `chiasm --help` says."""
+    width = max(map(len, COMMANDS))
+    commands = "\n".join(f"  {name:<{width}}  {about}" for name, about in COMMANDS.items())
+    return f"""Usage: chiasm COMMAND [ARGS]...
+
+  {ABOUT}
+
+Commands:
+{commands}
+
+  chiasm COMMAND --help says what a command takes; chiasm --install-completion teaches your shell to complete.
+  {EVERYWHERE}"""
+
+
 def explain(error: Exception) -> tuple[str, int]:
     """One line and the exit code of an error."""
     types = sys.modules.get("chiasm.types")  # not loaded: no error of chiasm's own
     if types is not None and isinstance(error, types.ChiasmError):
         return str(error), error.exit_code
-    if isinstance(error, UsageError):
-        where = error.ctx.command_path if error.ctx is not None else "chiasm"
-        message = error.format_message().rstrip(".").removeprefix("Invalid value: ").replace("Value error, ", "")
+    if type(error).__name__ == "Abort":
+        return SIGNALS[130], 130
+    usage: Any = error
+    if hasattr(usage, "format_message"):  # an error of typer's, which need not be loaded here
+        where = usage.ctx.command_path if getattr(usage, "ctx", None) is not None else "chiasm"
+        message = usage.format_message().rstrip(".").removeprefix("Invalid value: ").replace("Value error, ", "")
         return f"{message} (`{where} --help` shows how)", 2
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {(error.strerror or str(error)).lower()}", 2

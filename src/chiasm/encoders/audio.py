@@ -16,7 +16,7 @@ from transformers import PreTrainedConfig
 from transformers.audio_utils import mel_filter_bank
 from transformers.models.auto.feature_extraction_auto import FEATURE_EXTRACTOR_MAPPING
 
-from chiasm.encoders.base import Encoder, width_of
+from chiasm.encoders.base import CHANNELS_LAST, Encoder, width_of
 from chiasm.encoders.base import Options as BaseOptions
 from chiasm.types import Tokens
 
@@ -61,7 +61,7 @@ class Audio(Encoder):
         fixed = self.modality.options.seconds is not None  # then the silence after a short clip is part of it
         counted = torch.ones_like(heard) if fixed else heard
         if self.front is not None:
-            picture = self.front(wave * heard, counted).to(self.dtype)
+            picture = self.front(wave * heard, counted).to(self.dtype, memory_format=CHANNELS_LAST)
             values = self.network(pixel_values=picture).last_hidden_state.mean(2).transpose(1, 2)  # [U, time, width]
         elif self.extractor is not None:
             values = self.network(self.extract(wave, heard)).last_hidden_state

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedConfig
 
-from chiasm.encoders.base import Encoder, width_of
+from chiasm.encoders.base import CHANNELS_LAST, Encoder, width_of
 from chiasm.encoders.base import Options as BaseOptions
 from chiasm.types import Tokens
 
@@ -50,7 +50,7 @@ class Image(Encoder):
         return None, False
 
     def forward(self, **tensors: Tensor) -> Tokens:
-        pixels = tensors["pixel_values"].to(self.dtype)
+        pixels = tensors["pixel_values"].to(self.dtype, memory_format=CHANNELS_LAST)
         hidden = self.options.layer != -1
         output = self.network(pixel_values=pixels, **({"output_hidden_states": True} if hidden else {}))
         values = output.hidden_states[self.options.layer] if hidden else output.last_hidden_state

@@ -177,7 +177,7 @@ def _optimizer_tensors(model: nn.Module, optimizer: Optimizer | None) -> dict[st
     if optimizer is None:
         return {}
     names = _names(model)
-    return {f"{kind}/{names[id(p)]}": tensor for p, state in optimizer.state.items() for kind, tensor in state.items()}
+    return {f"{kind}/{names[id(p)]}": tensor.contiguous() for p, state in optimizer.state.items() for kind, tensor in state.items()}
 
 
 def _names(model: nn.Module) -> dict[int, str]:
