@@ -6,8 +6,8 @@ import random
 import resource
 import shutil
 import signal
-import time
 import sys
+import time
 from pathlib import Path
 
 import pytest

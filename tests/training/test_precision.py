@@ -43,5 +43,9 @@ def test_a_busy_machine_gets_fewer_threads(monkeypatch):
         torch.set_num_threads(2)
         monkeypatch.setattr(os, "getloadavg", lambda: (100.0, 0.0, 0.0))
         assert "threads: 1 of" in guard_threads() and torch.get_num_threads() == 1
+        torch.set_num_threads(2)
+        monkeypatch.setattr(os, "getloadavg", lambda: (0.0, 0.0, 0.0))
+        monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1}, raising=False)
+        assert guard_threads(1).startswith("threads: 1 of 2 (1 load data") and torch.get_num_threads() == 1
     finally:
         torch.set_num_threads(threads)

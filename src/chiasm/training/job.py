@@ -158,7 +158,7 @@ def begin(
 
 
 def _fresh_state(recipe: Recipe, device: torch.device, display: Display) -> TrainState:
-    if line := guard_threads():
+    if line := guard_threads(recipe.train.num_workers if device.type == "cpu" else 0):
         display.line(line)
     precision = pick_precision(recipe.train.precision, device)
     display.line(f"precision: {precision.name} on {device} ({precision.reason})")

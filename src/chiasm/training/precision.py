@@ -80,16 +80,18 @@ def probe_gain() -> float:
     return times[False] / times[True]
 
 
-def guard_threads() -> str | None:
-    """Where other processes load the machine, fewer threads are faster; returns a line for the log where the number was lowered."""
+def guard_threads(workers: int = 0) -> str | None:
+    """Fewer threads where other processes or loader workers need the cores, which is faster; returns a line where the number was lowered."""
     if os.environ.get("OMP_NUM_THREADS") or not hasattr(os, "getloadavg"):
         return None
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    free = max(1, cores - round(os.getloadavg()[0]))
+    busy = round(os.getloadavg()[0])
+    free = max(1, cores - max(busy, workers))
     if free >= torch.get_num_threads():
         return None
     torch.set_num_threads(free)
-    return f"threads: {free} of {cores} (the machine is busy; set OMP_NUM_THREADS to decide yourself)"
+    why = "the machine is busy" if busy > workers else f"{workers} load data"
+    return f"threads: {free} of {cores} ({why}; set OMP_NUM_THREADS to decide yourself)"
 
 
 def _seconds(call: Callable[[bool], None], argument: bool) -> float:
