@@ -29,6 +29,7 @@ from chiasm.types import BadInput
 UNITS = 64  # pictures or clips encoded at once
 SPACE_SHARE = 0.5  # of the free disk that a store may take
 Unit = tuple[Any, str | None]  # raw value, folder its path starts from
+Scan = tuple[dict[str, Unit], list[Unit]]  # of one input: distinct units by identity, and those without one
 
 
 class NotCached(Exception):
@@ -98,14 +99,22 @@ def cacheable_inputs(model: Any, processor: Any, names: Sequence[str]) -> list[s
 
 
 def with_features(
-    model: Any, processor: Any, split: Split, name: str, *, precision: Precision, workers: int = 0, folder: Path | None = None
+    model: Any,
+    processor: Any,
+    split: Split,
+    name: str,
+    *,
+    precision: Precision,
+    workers: int = 0,
+    folder: Path | None = None,
+    scanned: Mapping[str, Scan] | None = None,
 ) -> tuple[Any, Split, FeatureStore]:
     """(processor, split) that read features of input `name` from a store, which is filled first where it does not exist.
 
-    NotCached says why it cannot be.
+    `scanned`: what `scan` found in this split, where several inputs are wanted. NotCached says why it cannot be.
     """
     modality = processor.modalities[name]
-    units, without_identity = _units(split, name, modality)
+    units, without_identity = (scanned or scan(split, {name: modality}))[name]
     for raw, root in without_identity:
         if _opens(modality, raw, root):
             raise NotCached("its values have no identity that a store could go by")
@@ -139,24 +148,32 @@ def _augments(modality: Modality) -> bool:
     return augment is None or augment != type(augment)()
 
 
-def _units(split: Split, name: str, modality: Modality) -> tuple[dict[str, Unit], list[Unit]]:
-    """Identity -> raw value of every distinct picture or clip, in order of the split; and those without an identity."""
-    units: dict[str, Unit] = {}
-    rest = []
+def scan(split: Split, modalities: Mapping[str, Modality]) -> dict[str, Scan]:
+    """Per input: identity -> raw value of every distinct picture or clip, in order of the split; and those without an identity."""
+    found: dict[str, Scan] = {name: ({}, []) for name in modalities}
     for index in range(len(split)):
         try:
             sample = split.read(index)
-            raw = modality.raw(sample.parts, name)
-            items = [] if raw is None else items_of(raw)
         except BadInput:
             continue
-        for item in [raw] if items is None else items:
-            key = modality.identity(item, root=sample.root)
-            if key is None:
-                rest.append((item, sample.root))
-            else:
-                units.setdefault(key, (item, sample.root))
-    return units, rest
+        for name, modality in modalities.items():
+            units, rest = found[name]
+            for item in _items(modality, sample.parts, name):
+                key = modality.identity(item, root=sample.root)
+                if key is None:
+                    rest.append((item, sample.root))
+                else:
+                    units.setdefault(key, (item, sample.root))
+    return found
+
+
+def _items(modality: Modality, parts: Mapping[str, Any], name: str) -> Sequence[Any]:
+    try:
+        raw = modality.raw(parts, name)
+        items = [] if raw is None else items_of(raw)
+    except BadInput:
+        return []
+    return [raw] if items is None else items
 
 
 def _opens(modality: Modality, raw: Any, root: str | None) -> bool:

@@ -21,7 +21,7 @@ from chiasm.data.order import plan_epoch
 from chiasm.recipe import Recipe, StageSpec
 from chiasm.training import checkpoint
 from chiasm.training.display import Display
-from chiasm.training.feature_cache import NotCached, cacheable_inputs, with_features
+from chiasm.training.feature_cache import NotCached, cacheable_inputs, scan, with_features
 from chiasm.training.influence import check_influence
 from chiasm.training.job import Job, begin, finish, stage_tasks
 from chiasm.training.lock import run_lock
@@ -182,10 +182,12 @@ def _cache_features(job: Job, tasks: Mapping[str, Any], split: Any, collator: Co
     """Where media would be encoded again and again by a frozen encoder: a split and a collator that read stored features instead."""
     model, processor = job.materials.model, job.materials.processor
     read = dict.fromkeys(name for task in tasks.values() for name in task.inputs)
-    for name in cacheable_inputs(model, processor, list(read)):
+    names = cacheable_inputs(model, processor, list(read))
+    scanned = scan(split, {name: processor.modalities[name] for name in names}) if names else {}
+    for name in names:
         try:
             processor, split, store = with_features(
-                model, processor, split, name, precision=job.precision, workers=job.recipe.train.num_workers
+                model, processor, split, name, precision=job.precision, workers=job.recipe.train.num_workers, scanned=scanned
             )
             job.display.line(f"features of {name} ({len(store.places)} distinct) are read from {store.folder}")
         except NotCached as reason:

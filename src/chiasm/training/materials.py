@@ -58,7 +58,8 @@ def unknown_words(tokenizer: Any, texts: Iterable[str]) -> str:
     """A note where the tokenizer does not know every word of some training text; empty where it does."""
     if tokenizer.unk_token_id is None:
         return ""
-    ids = [i for text in itertools.islice(texts, UNKNOWN_TEXTS) for i in tokenizer(text, add_special_tokens=False)["input_ids"]]
+    found = list(itertools.islice(texts, UNKNOWN_TEXTS))
+    ids = [i for text in (tokenizer(found, add_special_tokens=False)["input_ids"] if found else []) for i in text]
     unknown = ids.count(tokenizer.unk_token_id)
     share = unknown / max(1, len(ids))
     return f"tokenizer: {share:.1%} of the words in a sample of the training text are unknown to it" if unknown else ""

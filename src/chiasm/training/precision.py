@@ -81,7 +81,7 @@ def probe_gain() -> float:
 
 
 def guard_threads(workers: int = 0) -> str | None:
-    """Fewer threads where other processes or loader workers need the cores, which is faster; returns a line where the number was lowered."""
+    """Fewer threads where other processes or loader workers need the cores, which is faster; a line where the number was lowered."""
     if os.environ.get("OMP_NUM_THREADS") or not hasattr(os, "getloadavg"):
         return None
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
