@@ -192,7 +192,9 @@ def test_no_error_is_swallowed():
     assert not wrong, "\n".join(wrong)
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["recipes"], ["recipes", "list", "--json"], ["train", "--help"], ["trian"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["recipes"], ["recipes", "list", "--json"], ["recipes", "fusions"], ["train", "--help"], ["trian"]]
+)
 def test_help_and_recipes_do_not_import_torch(arguments: list[str]):
     code = (
         "import sys; from chiasm_cli.main import run; run(sys.argv[1:]);"

@@ -15,9 +15,11 @@ from typing import Any
 
 import pytest
 
+from chiasm import components
+from chiasm.fusion.base import Fusion
 from chiasm.recipe_errors import RecipeProblems
 from chiasm.types import ChiasmError, NonFiniteError
-from chiasm_cli import recipes, shelf
+from chiasm_cli import fusions, recipes, shelf
 from chiasm_cli.main import COMMANDS, run
 from chiasm_cli.scores import score_table
 
@@ -137,6 +139,7 @@ def test_the_other_commands_pass_their_arguments_on(library: StandIn, tmp_path: 
         ["recipes"],
         ["recipes", "show", "demo"],
         ["recipes", "show", "demoo"],
+        ["recipes", "fusions"],
         ["data", "export", "scnes", "x"],
         ["train"],
         ["trian"],
@@ -220,6 +223,40 @@ def test_recipes_are_listed_by_group_and_copied(
     assert run(["recipes", "copy", "demo"]) == 2
     assert "exists already" in capsys.readouterr().err
     assert run(["recipes", "copy", "demo", "--output", "文 件.yaml"]) == 0
+
+
+def test_fusions_are_listed_as_the_code_has_them(capsys: pytest.CaptureFixture[str]):
+    """Files are read, not imported; here they are compared with the classes."""
+    assert run(["recipes", "fusions", "--json"]) == 0
+    found = {strategy["name"]: strategy for strategy in json.loads(capsys.readouterr().out)}
+    assert list(found) == components.names("fusion")
+    for name, strategy in found.items():
+        kind = components.find("fusion", name)
+        hooks = {hook for hook in ("before", "between", "after", "memory") if getattr(kind, hook) is not getattr(Fusion, hook)}
+        places = {hook.replace("memory", "between") for hook in hooks}
+        assert strategy["acts"] == ("several" if len(places) > 1 else next(iter(places), "nowhere"))
+        assert strategy["paper"] == kind.paper != "", f"{name}: give the class its `paper`"
+        said = " ".join(str(sys.modules[kind.__module__].__doc__).split())
+        assert len(strategy["description"]) > 20 and said.startswith(strategy["description"][:-1])
+    assert run(["recipes", "fusions"]) == 0
+    shown = capsys.readouterr().out
+    groups = [line for line in shown.splitlines() if line.endswith(":") and not line.startswith(" ")]
+    assert groups == ["before the backbone's layers:", "between the layers:", "after the layers:", "at several places:", "nowhere:"]
+    assert all(f"\n  {name} " in shown and strategy["paper"] in shown for name, strategy in found.items())
+
+
+def test_a_new_fusion_file_is_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "fusion").mkdir()
+    for name in ("base.py", "late.py", "combine.py", "attention.py"):
+        (tmp_path / "fusion" / name).write_text((shelf.library() / "fusion" / name).read_text("utf-8"), encoding="utf-8")
+    new = (
+        '"""Both ends (a test)."""\n\nclass Both(LayerFusion):\n    paper = "none"\n    def before(self): ...\n    def between(self): ...\n'
+    )
+    (tmp_path / "fusion" / "both.py").write_text(new, encoding="utf-8")
+    monkeypatch.setattr(fusions, "library", lambda: tmp_path)
+    both, late = fusions.strategies()
+    assert both == {"name": "both", "acts": "several", "description": "Both ends.", "paper": "none"}
+    assert (late["name"], late["acts"]) == ("late", "after")
 
 
 def test_scores_stand_beside_their_controls():

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import re
+import shlex
+import subprocess
 import sys
 from pathlib import Path
 
@@ -79,6 +82,37 @@ def recipe_with(changes: dict, folder: Path) -> dict:
         **changes,
         "data": {"root": str(folder), **changes.get("data", {"train": "rows.jsonl", "validation": "rows.jsonl"})},
     }
+
+
+@pytest.mark.timeout(600)  # a process of its own, with all of a strategy's contract tests
+def test_a_whole_strategy_keeps_the_contracts(tmp_path):
+    """The last example is one file of at most 60 lines; the command under it puts it through every contract test."""
+    section = TEXT.split("## A fusion strategy in one file")[1]
+    code, command = (
+        re.search(rf"^```{language}\n(.*?)^```$", section, flags=re.DOTALL | re.MULTILINE)[1] for language in ("python", "bash")
+    )
+    assert len(code.splitlines()) <= 60
+    setting, *words = shlex.split(command)
+    variable, name = setting.split("=")
+    file = tmp_path / f"{name.partition(':')[0].replace('.', '/')}.py"
+    file.parent.mkdir()
+    file.write_text(code, encoding="utf-8")
+    assert name in code and f"`{file.relative_to(tmp_path)}`" in section
+    assert words[0] == ".venv/bin/python"
+    path = os.pathsep.join([str(tmp_path), *sys.path])
+    done = subprocess.run(
+        [sys.executable, *words[1:], "-v", "-p", "no:cacheprovider"],
+        cwd=Path(__file__).parent.parent,
+        env={**os.environ, "PYTHONPATH": path, variable: name},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-1000:]
+    passed = re.findall(rf"::(test_\w+)\[{re.escape(name)}-(\w+).*? PASSED", done.stdout)
+    assert {backbone for _, backbone in passed} == {"gpt2", "qwen3", "bert", "latent"}
+    contracts = {f"fu{number}" for number in (1, 2, 3, 4, 5, 8, 9, 10, 12, 13, 15)}
+    assert contracts <= {test.split("_")[1] for test, _ in passed}
 
 
 def test_make_targets_exist():

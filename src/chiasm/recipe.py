@@ -156,7 +156,7 @@ class FusionSpec(OpenSpec):
 
     shorthand: ClassVar[str] = "type"
     type: str = "early"
-    """early, cross_attention, gated_cross_attention, late, hybrid, none, or another component."""
+    """early, gated_cross_attention, late, or another one: `chiasm recipes fusions` lists them all."""
 
 
 class TaskSpec(OpenSpec):

@@ -24,7 +24,7 @@ COMMANDS = {
     "evaluate": "Score a run, also with each input shuffled and missing.",
     "predict": "Predict every record of a file.",
     "ask": "Ask a run one question.",
-    "recipes": "List, show or copy the recipes that come with Chiasm.",
+    "recipes": "List, show or copy the recipes that come with Chiasm; list the fusions.",
     "data": "Write a built-in data set as plain files.",
 }
 

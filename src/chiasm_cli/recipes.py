@@ -7,11 +7,15 @@ from typing import Annotated
 
 import typer
 
+from chiasm_cli.fusions import list_fusions
 from chiasm_cli.output import next_step, result
 from chiasm_cli.shelf import files, list_recipes
 
 app = typer.Typer(
-    help="List, show or copy the recipes that come with Chiasm.", invoke_without_command=True, rich_markup_mode=None, add_completion=False
+    help="List, show or copy the recipes that come with Chiasm; list the fusions.",
+    invoke_without_command=True,
+    rich_markup_mode=None,
+    add_completion=False,
 )
 Name = Annotated[str, typer.Argument(help="The recipe's name, as `chiasm recipes` lists it.")]
 
@@ -24,6 +28,7 @@ def default(context: typer.Context) -> None:
 
 
 app.command("list")(list_recipes)
+app.command("fusions")(list_fusions)
 
 
 @app.command()

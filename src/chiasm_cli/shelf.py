@@ -18,16 +18,25 @@ def list_recipes() -> None:
         lines += [*([""] if lines else []), f"{group}:"]
         lines += [f"  {recipe['name']:<{width}}  {recipe['description']}" for recipe in found if recipe["group"] == group]
     result(found, lines)
-    next_step("chiasm recipes copy NAME   a copy to change", "chiasm train NAME          train it as it is")
+    next_step(
+        "chiasm recipes copy NAME   a copy to change",
+        "chiasm train NAME          train it as it is",
+        "chiasm recipes fusions     the ways to fuse",
+    )
 
 
 def files() -> list[Path]:
-    """The shipped recipes: inside the package where it is installed, at the top of a checkout else. Does not import chiasm."""
-    spec = importlib.util.find_spec("chiasm")
-    assert spec is not None and spec.origin is not None
-    package = Path(spec.origin).parent
+    """The shipped recipes: inside the package where it is installed, at the top of a checkout else."""
+    package = library()
     folder = package / "recipes" if (package / "recipes").is_dir() else package.parents[1] / "recipes"
     return sorted(folder.glob("*.yaml"))
+
+
+def library() -> Path:
+    """The folder of the package chiasm, which is not imported."""
+    spec = importlib.util.find_spec("chiasm")
+    assert spec is not None and spec.origin is not None
+    return Path(spec.origin).parent
 
 
 def headline(file: Path) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import lru_cache
 from typing import Any
 
@@ -48,7 +49,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "hybrid": HYBRID,
     "hybrid late": {"type": "hybrid", "parts": [{"type": "gated_cross_attention", "every": 2}, {"type": "late", "combine": "decisions"}]},
 }
-FUSIONS: dict[str, dict[str, Any]] = {**{name: {"type": name} for name in names("fusion")}, **VARIANTS}
+OUTSIDE = [name for name in [os.environ.get("CHIASM_FUSION")] if name]  # package.module:Class, tried like the repository's own
+STRATEGIES = [*names("fusion"), *OUTSIDE]
+FUSIONS: dict[str, dict[str, Any]] = {**{name: {"type": name} for name in STRATEGIES}, **VARIANTS}
 OWN_WEIGHTS = {"type": "cross_attention", "weights": "backbone"}
 
 
@@ -58,7 +61,7 @@ def cells() -> list[tuple[str, str]]:
 
 
 def valid(fusion: str) -> tuple[str, ...]:
-    return (*CAUSAL, "bert", "latent") if fusion in names("fusion") else ("gpt2",)
+    return (*CAUSAL, "bert", "latent") if fusion in STRATEGIES else ("gpt2",)
 
 
 @lru_cache(maxsize=64)

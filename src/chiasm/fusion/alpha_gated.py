@@ -26,7 +26,7 @@ from chiasm.types import RecipeError, Step, Streams, Tokens
 class AlphaGated(LayerFusion):
     """Several streams are averaged over, so their order does not matter; the last layer met only changes the text."""
 
-    paper = "weights per layer: the formula above; compare highway networks, Srivastava et al., 2015"
+    paper = "no paper of its own; the convex form is near to highway networks, Srivastava et al., 2015"
 
     class Options(LayerOptions):
         form: Literal["convex", "printed"] = "convex"

@@ -19,6 +19,8 @@ from chiasm.types import Step, Streams, Tokens
 class Early(Fusion):
     """Put every stream's tokens at its placeholders, in order."""
 
+    paper = "VisualBERT, Li et al., 2019; ViLT, Kim et al., 2021; LLaVA, Liu et al., 2023"
+
     @classmethod
     def scatters(cls, options: Any, inputs: Sequence[str]) -> tuple[str, ...]:
         return tuple(inputs if options.inputs is None else options.inputs)

@@ -23,6 +23,8 @@ from chiasm.types import Fused, RecipeError, Step, Streams, Tokens
 class Hybrid(Fusion):
     """Runs its parts in order at every hook; the branches of all `after` hooks are kept side by side."""
 
+    paper = "early, late and hybrid fusion: Atrey et al., 2010"
+
     class Options(BaseOptions):
         parts: tuple[dict[str, Any], ...] = ()
         """The fusions to combine, each written like `fusion:` itself."""

@@ -11,6 +11,7 @@ from chiasm.fusion.base import BackboneShape, Fusion, StreamShape
 class NoFusion(Fusion):
     """Streams never meet the backbone."""
 
+    paper = "CLIP, Radford et al., 2021"
     interacts = False
     reads_streams: ClassVar[bool] = False
 
