@@ -39,6 +39,7 @@ SECTIONS = [  # (the key's place in a recipe, its type)
     ("data.join, data.SPLIT.join", recipe.JoinSpec),
     ("stages.N", recipe.StageSpec),
     ("train", recipe.TrainSpec),
+    ("train.balance", recipe.BalanceSpec),
 ]
 KINDS = [  # (component, the key that names it)
     ("modality", "inputs.NAME.modality"),

@@ -66,7 +66,8 @@ def build(recipe: Recipe, samples: Sequence[Sample], texts: Iterable[str] = ()) 
     model = ChiasmForConditionalGeneration(config)
     load_pretrained(recipe, model)
     counts = {name: token_count(model, name) for name in scattered}
-    processor = ChiasmProcessor(tokenizer, inputs=inputs, placeholder_counts=counts, layout=text_layout(kind, recipe, tokenizer))
+    layout = text_layout(kind, recipe, tokenizer) | ({"absent": 1} if model.fusion.shows_absent else {})
+    processor = ChiasmProcessor(tokenizer, inputs=inputs, placeholder_counts=counts, layout=layout)
     if scattered and model.generation_config is not None:
         model.generation_config.suppress_tokens = list(config.placeholder_ids.values())
     model.processor = processor

@@ -26,7 +26,8 @@ from transformers.utils import TransformersKwargs
 from chiasm import components
 from chiasm.components import did_you_mean
 from chiasm.config import ChiasmConfig
-from chiasm.fusion.base import BackboneShape, StreamShape, at_placeholders
+from chiasm.connectors.base import read_prompt
+from chiasm.fusion.base import BackboneShape, StreamShape, shown, visible_at
 from chiasm.fusion.hybrid import build as build_fusion
 from chiasm.processing import argument, build_modalities
 from chiasm.types import BadInput, RecipeError, Step, Streams, Tokens
@@ -93,7 +94,12 @@ class ChiasmModel(ChiasmPreTrainedModel):
             link = components.find("connector", spec["connector"]["type"])
             link_options = link.Options(**{k: v for k, v in spec["connector"].items() if k != "type"})
             self.connectors[name] = connector = link(link_options, encoder.width, width)
-            shapes[name] = StreamShape(connector.num_tokens(encoder.num_tokens), encoder.has_positions)
+            if connector.reads_text and not kind.reads_text:
+                raise RecipeError(
+                    f"encoders.{name}.connector: it reads the prompt's text, and this backbone has none; take one that reads text"
+                )
+            places = encoder.has_positions or connector.has_positions
+            shapes[name] = StreamShape(connector.num_tokens(encoder.num_tokens), places)
         self.shapes = shapes
         shape = BackboneShape(
             width=width,
@@ -131,7 +137,10 @@ class ChiasmModel(ChiasmPreTrainedModel):
     # ---- streams
 
     def encode(self, pool: Mapping[str, Mapping[str, Tensor]]) -> Streams:
-        """{input: {tensor: [U, ...]}} -> {input: Tokens of U units}; tensors called `features` are an encoder's output already."""
+        """{input: {tensor: [U, ...]}} -> {input: Tokens of U units}; tensors called `features` are an encoder's output already.
+
+        A connector that reads the prompt ends its work in `forward`, once a row's text is known.
+        """
         streams = {}
         for name, tensors in pool.items():
             tokens = self.encode_features(name, tensors)
@@ -142,7 +151,8 @@ class ChiasmModel(ChiasmPreTrainedModel):
         """One input's encoder alone, without its connector. A frozen encoder builds no graph."""
         if "features" in tensors:
             mask = tensors["features_mask"]
-            return Tokens(tensors["features"].to(self.dtype), mask, item=torch.zeros_like(mask, dtype=torch.long))
+            grid = tuple(tensors["features_grid"][0].tolist()) if "features_grid" in tensors else None
+            return Tokens(tensors["features"].to(self.dtype), mask, item=torch.zeros_like(mask, dtype=torch.long), grid=grid)
         trains = any(p.requires_grad for p in self.encoders[name].parameters())
         with contextlib.nullcontext() if trains else torch.no_grad():
             return self.encoders[name](**tensors)
@@ -160,6 +170,8 @@ class ChiasmModel(ChiasmPreTrainedModel):
         name = next((n for n, spec in self.config.inputs.items() if spec["modality"] == modality), None)
         if name is None:
             raise TypeError(f"this model reads no {modality}; its inputs are: {', '.join(self.config.inputs)}")
+        if self.connectors[name].reads_text:
+            raise TypeError(f"the connector of {name} reads the prompt's text, so a picture or clip has no tokens without it; use forward")
         tokens = self.encode({name: {k: v for k, v in tensors.items() if isinstance(v, Tensor)}})[name]
         output = ModelOutput()
         output["last_hidden_state"] = tokens.values
@@ -188,7 +200,8 @@ class ChiasmModel(ChiasmPreTrainedModel):
                 length = tokens.values.shape[1]
                 item = torch.arange(index.shape[1], device=index.device).repeat_interleave(length).expand(len(index), -1)
                 routed[name] = Tokens(values[index].flatten(1, 2), mask[index].flatten(1, 2), item=item)  # index -1 is the last unit
-        return routed
+        unseen = [name for name in self.fusion.inputs if name not in routed] if self.fusion.shows_absent else []
+        return routed | {name: self.connectors[name].nothing(rows, dtype=self.dtype, device=self.device) for name in unseen}
 
     # ---- the pass
 
@@ -221,7 +234,7 @@ class ChiasmModel(ChiasmPreTrainedModel):
         mask = step.mask
         now = self.see(mask[:, -values.shape[1] :], step.placeholders, streams)
         step.mask = torch.cat([mask[:, : -values.shape[1]], now], 1)
-        placed = self.fusion.place(streams)
+        placed = self.fusion.place(read_prompt(self.connectors, streams, Tokens(values, now), step))
         text = self.fusion.before(Tokens(values, now), placed, step)
         memory = self.fusion.memory(placed, step)
         kwargs = {"position_ids": position_ids, "past_key_values": past_key_values, "use_cache": bool(use_cache), **rest}
@@ -306,7 +319,10 @@ class ChiasmModel(ChiasmPreTrainedModel):
     def see(self, mask: Tensor, placeholders: Mapping[str, Tensor], streams: Streams) -> Tensor:
         """[R, T] the mask without placeholders whose token is not visible (an absent picture, the padding of a clip)."""
         for name, place in placeholders.items():
-            visible = at_placeholders(streams[name], place)[1] if name in streams else torch.zeros_like(mask)
+            visible = torch.zeros_like(mask)
+            if name in streams:
+                rows = self.connectors[name].seen(streams[name])  # [R, L]
+                visible = visible_at(shown(rows) if self.fusion.shows_absent else rows, place)
             mask = mask & (~place | visible)
         return mask
 

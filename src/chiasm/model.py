@@ -21,7 +21,7 @@ from chiasm import components
 from chiasm.composite import ChiasmModel, ChiasmOutput, ChiasmPreTrainedModel
 from chiasm.config import ChiasmConfig
 from chiasm.processing import ChiasmProcessor
-from chiasm.types import Fused, Streams, Tokens
+from chiasm.types import Fused, RecipeError, Streams, Tokens
 
 
 class ChiasmForConditionalGeneration(ChiasmPreTrainedModel, GenerationMixin):
@@ -39,9 +39,16 @@ class ChiasmForConditionalGeneration(ChiasmPreTrainedModel, GenerationMixin):
             name = next(n for n, m in self.model.named_modules() if m is embeddings)
             self._tied_weights_keys = {"lm_head.weight": f"model.{name}.weight"}
         self.tasks = build_tasks(config)
+        for name, task in self.tasks.items():
+            for side in task.reads if task.view == "towers" else ():
+                if side in self.model.connectors and self.model.connectors[side].reads_text:
+                    raise RecipeError(
+                        f"tasks.{name}: the connector of {side} reads the prompt's text, and this task has none; use reads: none"
+                    )
         heads = {name: task.head(width) for name, task in self.tasks.items()}
         self.heads = nn.ModuleDict({name: head for name, head in heads.items() if head is not None})
         self.processor: ChiasmProcessor | None = None  # set by whoever builds or loads both
+        self.balance: nn.Module | None = None  # heads for each input alone, only while training with train.balance
         self.post_init()
 
     def get_input_embeddings(self) -> Any:
@@ -125,6 +132,14 @@ class ChiasmForConditionalGeneration(ChiasmPreTrainedModel, GenerationMixin):
             return (torch.stack(found, -1) * weights).sum(-1)
         stacked = torch.stack([logits.float().log_softmax(-1) for logits in found], -1)
         return torch.logsumexp(stacked + weights.clamp_min(1e-30).log(), -1)
+
+    def alone(self, inputs: Mapping[str, Tensor], streams: Streams) -> dict[str, Tokens]:
+        """Every input by itself, before any fusion: its routed stream after the connector; `text`: the prompt's word embeddings."""
+        ids, mask = inputs["input_ids"], inputs["attention_mask"].bool()
+        found = {name: tokens for name, tokens in self.model.route(streams, inputs, len(ids)).items() if name in streams}
+        for place in self.model.placeholders(ids).values():
+            mask = mask & ~place
+        return found | ({"text": Tokens(self.model.backbone.embed(ids, len(ids)), mask)} if self.model.backbone_kind.reads_text else {})
 
     def text_vector(self, ids: Tensor, mask: Tensor, *, through: str) -> Tensor:
         """Texts [N, T] -> [N, W]: the mean of their word embeddings, or the backbone's pooled output without any stream."""

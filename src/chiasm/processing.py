@@ -38,7 +38,7 @@ class ChiasmProcessor(ProcessorMixin):
 
     inputs: name -> {modality, options, state}; placeholder_counts: how many sequence places one item of an input takes, for those inputs
     whose tokens enter the sequence; layout: {first: whether placeholders stand in front, start: ids, close: ids,
-    side: of the padding}.
+    side: of the padding, absent: how many placeholders an absent input has}.
     """
 
     def __init__(
@@ -84,14 +84,18 @@ class ChiasmProcessor(ProcessorMixin):
         return self.tokenizer.convert_tokens_to_ids(placeholder(name))
 
     def placeholders(self, name: str, sample: Sample) -> list[int]:
-        """The run of placeholder ids that one row needs for input `name`; empty where it is absent or does not enter the sequence."""
-        count = self.placeholder_counts.get(name, 0)
-        if not count:
+        """The run of placeholder ids that one row needs for input `name`; empty where it does not enter the sequence.
+
+        An absent input has none either, or one where the fusion shows a learned token in its place.
+        """
+        if not self.placeholder_counts.get(name):
             return []
         value = sample.parts.get(name)  # raw, under the input's name whatever its column; None where it is hidden
         several = isinstance(value, list) and self.inputs[name]["modality"] in ("image", "audio", "tokens")
-        items = len(value) if several else int(value is not None)
-        return [self.placeholder_id(name)] * (count * items)
+        return self._run(name, len(value) if several else int(value is not None))
+
+    def _run(self, name: str, items: int) -> list[int]:
+        return [self.placeholder_id(name)] * (self.placeholder_counts[name] * items or self.layout.get("absent", 0))
 
     def encode(self, texts: Sequence[str], *, user: bool) -> list[list[int]]:
         """Texts -> ids without special tokens around them; in a user's text special tokens are ordinary characters."""
@@ -163,14 +167,14 @@ class ChiasmProcessor(ProcessorMixin):
     def _row(self, row: int, text: str, given: Mapping[str, list[Any]]) -> list[int]:
         """Token ids of one text: placeholders in it are expanded; an input without one stands where the layout says."""
         loose: list[int] = []
-        for name, count in self.placeholder_counts.items():
+        for name in self.placeholder_counts:
             value = given.get(name, [None] * (row + 1))[row]
             items = len(value) if isinstance(value, list) else int(value is not None)
             places = text.count(placeholder(name))
             if places and items not in (0, places):
                 raise ValueError(f"text {row + 1}: {places} {placeholder(name)} for {items} item(s) of {name}; write it once per item")
             if not places:
-                loose += [self.placeholder_id(name)] * (count * items)
+                loose += self._run(name, items)
         ids = self._expanded(text)
         body = loose + ids if self.placeholders_first else ids + loose
         return [*self.start_ids, *body, *self.close_ids]

@@ -14,10 +14,9 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator, model_serializer, model_validator
 
-from chiasm.components import did_you_mean
 from chiasm.recipe_errors import RecipeProblems, explain
 from chiasm.recipe_override import apply_overrides
-from chiasm.recipe_paths import anchor
+from chiasm.recipe_paths import anchor, find_recipe
 from chiasm.recipe_streams import with_text_streams
 from chiasm.recipe_yaml import Document, dump, parse_document, read_document
 from chiasm.types import RecipeError
@@ -99,7 +98,7 @@ class ConnectorSpec(OpenSpec):
 
     shorthand: ClassVar[str] = "type"
     type: str = "linear"
-    """linear, mlp, or another component."""
+    """linear, mlp, pixel_shuffle, perceiver_resampler, q_former, or another component."""
 
 
 class EncoderSpec(OpenSpec):
@@ -251,6 +250,17 @@ class StageSpec(Spec):
         return data
 
 
+class BalanceSpec(Spec):
+    """A head for each input alone (classify, regress), so that the input which is learned first does not leave the others unlearned."""
+
+    weight: Annotated[float, Field(gt=0)] = 0.3
+    """What the loss of each such head counts, beside the task's own."""
+    modulate: bool = False
+    """Also shorten the steps of the encoder and connector of an input that alone predicts better than the others do (OGM)."""
+    alpha: Annotated[float, Field(gt=0)] = 0.5
+    """How much: the step is multiplied by 1 - tanh(alpha * ratio) where its ratio to the others is above 1."""
+
+
 class TrainSpec(Spec):
     """How it is trained, for all stages."""
 
@@ -283,7 +293,10 @@ class TrainSpec(Spec):
     clip: Annotated[float, Field(gt=0)] | None = 1.0
     """The largest gradient norm; null: no limit."""
     modality_dropout: Fraction | dict[Name, Fraction] = 0.0
-    """How often an input is hidden in training: for all, or {input: p}."""
+    """How often an input is hidden in training: one number for all but prompt text, or {input: p}. The last one that a row has is spared,
+    unless its own p is 1."""
+    balance: BalanceSpec | None = None
+    """Helps inputs that are learned late; nothing of it is kept in the model. Off where not given, `balance: {}` for its defaults."""
     group_rows: PositiveInt = 8
     """The most rows of one picture or clip in a batch."""
     bad_samples: Literal["quarantine", "error"] = "quarantine"
@@ -377,24 +390,3 @@ def load_recipe(recipe: FilePath | str | Mapping[str, Any] | Recipe, overrides: 
         raise RecipeProblems(explain(error, document, Recipe)) from None
     loaded._document = document
     return loaded
-
-
-def recipe_folder() -> FilePath:
-    """The folder of the shipped recipes: inside the package where it is installed, at the top of a checkout else."""
-    package = FilePath(__file__).parent
-    inside = package / "recipes"
-    return inside if inside.is_dir() else package.parents[1] / "recipes"
-
-
-def find_recipe(name: str) -> FilePath:
-    """A path as it is, or the file of a shipped recipe."""
-    path = FilePath(name)
-    shipped = {file.stem: file for file in recipe_folder().glob("*.yaml")}
-    if path.is_file() or (path.exists() and name not in shipped):
-        return path
-    if name in shipped:
-        return shipped[name]
-    if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
-        near = [file.name for file in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
-        raise RecipeError(f"{name}: no such file{did_you_mean(path.name, near)}")
-    raise RecipeError(f"no recipe file or shipped recipe '{name}'{did_you_mean(name, shipped)} (`chiasm recipes` lists them)")

@@ -5,6 +5,7 @@ Nothing is built, downloaded or opened. All problems are collected, each one lin
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -30,6 +31,7 @@ def check_components(recipe: Recipe) -> None:
     check.tasks()
     check.stages()
     check.modality_dropout()
+    check.balance()
     if check.problems:
         raise RecipeProblems(check.problems)
 
@@ -223,3 +225,17 @@ class _Check:
             if name not in self.recipe.inputs:
                 path: Path = ("train", "modality_dropout", name)
                 self.add(path, unknown_key(path, self.recipe.inputs, Recipe))
+
+    def balance(self) -> None:
+        """`train.balance` has a task whose decision an input can make alone, and none whose it cannot."""
+        if self.recipe.train.balance is None:
+            return
+        kinds = {}
+        for name, spec in self.recipe.tasks.items():
+            with contextlib.suppress(RecipeError):  # noted by `tasks`
+                kinds[name] = components.find("task", spec.type)
+        for name in (name for name, kind in kinds.items() if kind.view == "fused" and not kind.decides):
+            why = "a head that writes its text from one input alone would be a language model of its own"
+            self.add(("train", "balance"), f"train.balance: not with task '{name}': {why}; balance is for classify and regress tasks")
+        if not any(kind.decides for kind in kinds.values()):
+            self.add(("train", "balance"), "train.balance: there is no classify or regress task, so no head for an input alone; remove it")

@@ -1,4 +1,4 @@
-"""Makes the data files of a recipe absolute, so that a run finds them from any folder.
+"""Finds recipe files, and makes the data files of a recipe absolute, so that a run finds them from any folder.
 
 A path in a recipe starts from the recipe's folder, one on the command line from the current folder. What is not there is left as it is: a
 data set's name, or a path that starts from `data.root`, or a mistake that opening the data will report.
@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from chiasm.components import did_you_mean
+from chiasm.types import RecipeError
 
 SPLITS = ("train", "validation", "test")
 
@@ -51,3 +54,24 @@ def _absolute(text: str, folder: Path) -> str:
     except (OSError, ValueError, NotImplementedError):  # no path at all
         return text
     return str(path.absolute()) if there else text
+
+
+def recipe_folder() -> Path:
+    """The folder of the shipped recipes: inside the package where it is installed, at the top of a checkout else."""
+    package = Path(__file__).parent
+    inside = package / "recipes"
+    return inside if inside.is_dir() else package.parents[1] / "recipes"
+
+
+def find_recipe(name: str) -> Path:
+    """A path as it is, or the file of a shipped recipe."""
+    path = Path(name)
+    shipped = {file.stem: file for file in recipe_folder().glob("*.yaml")}
+    if path.is_file() or (path.exists() and name not in shipped):
+        return path
+    if name in shipped:
+        return shipped[name]
+    if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
+        near = [file.name for file in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
+        raise RecipeError(f"{name}: no such file{did_you_mean(path.name, near)}")
+    raise RecipeError(f"no recipe file or shipped recipe '{name}'{did_you_mean(name, shipped)} (`chiasm recipes` lists them)")

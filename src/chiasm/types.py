@@ -111,7 +111,7 @@ class Tokens:
     share: Tensor | None = None  # [R]
     item: Tensor | None = None
     grid: tuple[int, int] | None = None  # rows x columns, where the tokens are a picture's patches
-    memo: dict[Any, Any] = field(default_factory=dict)  # keys and values computed once per generation
+    memo: dict[Any, Any] = field(default_factory=dict)  # what is computed once per generation
 
     @property
     def rows(self) -> int:
@@ -134,6 +134,17 @@ class Tokens:
         """The tokens that batch rows `rows` read (an index with repeats allowed); units stay shared."""
         share = rows if self.share is None else self.share[rows]
         return dataclasses.replace(self, share=share)
+
+    def frozen(self, key: Any, step: Step, change: Callable[[], Any]) -> Any:
+        """What `change` makes of these tokens and the prompt: computed while the prompt is read, frozen for each token written after it."""
+        if step.generating and step.offset:
+            if key not in self.memo:
+                raise TypeError("past_key_values without the streams that the prompt was read with; pass the same `streams` at every step")
+            return self.memo[key]
+        changed = change()
+        if step.generating:
+            self.memo[key] = changed
+        return changed
 
     def pooled(self) -> Tensor:
         """Masked mean per row [R, W]; exactly 0 where nothing is visible."""

@@ -113,3 +113,41 @@ def test_dropout_hides_never_all_and_only_in_fused_tasks(fakes):
 def test_encoded_media_do_not_travel(fakes):
     sample = Collator([fakes.Answer()], fakes.processor())(rows_of(fakes, [row("dot:1", raw=b"123", path="a.png")])).batches[0].samples[0]
     assert "raw" not in sample.parts and sample.parts["path"] == "a.png"
+
+
+def test_dropout_spares_the_last_input_of_each_task(fakes):
+    """`look` reads the picture only, `read` both; no row is left with nothing by either, whatever it has."""
+    records = [row(f"dot:{i}", ["q", None, ""][i % 3]) for i in range(60)] + [row(None, "q") for _ in range(30)]
+    tasks = [fakes.Answer(name="read"), fakes.Answer(inputs=("image",), name="look")]
+    rows = rows_of(fakes, records)
+    step = Collator(tasks, fakes.processor(), modality_dropout={"image": 0.9, "question": 0.9})(rows, seed=1, dropout=True)
+    read, look = step.batches
+    assert all(i >= 0 or text for i, text in zip(read.inputs["image_index"][:, 0].tolist(), read.targets["texts"], strict=True))
+    assert (look.inputs["image_index"][:60] >= 0).all()  # the only one it reads
+    hidden = sum(i < 0 for i in read.inputs["image_index"][:60, 0].tolist()), sum(not text for text in read.targets["texts"][:60:3])
+    assert hidden[0] > 0 and hidden[1] > 0
+    assert step.notes == {"image: hidden by modality dropout": hidden[0], "question: hidden by modality dropout": hidden[1]}
+
+
+def test_a_rate_of_one_is_obeyed_even_for_the_last_input(fakes):
+    rows = rows_of(fakes, [row("dot:1", "q"), row("dot:2", None)])
+    collator = Collator([fakes.Answer()], fakes.processor(), modality_dropout={"image": 1.0, "question": 0.9999999})
+    for epoch in range(5):
+        batch = collator(rows, seed=0, epoch=epoch, dropout=True).batches[0]
+        assert batch.inputs["image_index"].tolist() == [[-1], [-1]] and batch.targets["texts"] == ["q", ""]
+
+
+def test_dropout_is_a_function_of_seed_epoch_and_sample(fakes):
+    """The same row loses the same inputs in any batch; another seed or epoch draws anew."""
+    rows = rows_of(fakes, [row(f"dot:{i}") for i in range(64)])
+    collator = Collator([fakes.Answer()], fakes.processor(), modality_dropout={"image": 0.5, "question": 0.5})
+
+    def hidden(rows, **keys):
+        batch = collator(rows, dropout=True, **keys).batches[0]
+        index = batch.inputs["image_index"][:, 0].tolist()
+        return {i: (unit < 0, text == "") for i, unit, text in zip(batch.ids, index, batch.targets["texts"], strict=True)}
+
+    whole = hidden(rows, seed=3, epoch=1)
+    assert {**hidden(rows[40:], seed=3, epoch=1), **hidden(rows[:40][::-1], seed=3, epoch=1)} == whole
+    assert hidden(rows, seed=3, epoch=2) != whole != hidden(rows, seed=4, epoch=1)
+    assert {(True, False), (False, True), (False, False)} == set(whole.values())

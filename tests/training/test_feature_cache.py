@@ -1,5 +1,6 @@
 """Stored features of frozen encoders train like the media they come from, and the media are not opened again."""
 
+import itertools
 import json
 
 import numpy as np
@@ -36,21 +37,22 @@ def data(tmp_path, monkeypatch):
     return folder / "train.jsonl"
 
 
-def recipe(data, *, train="none", epochs=3, **image):
-    encoder = {"arch": "resnet", "embedding_size": 8, "hidden_sizes": [8], "depths": [1], "layer_type": "basic", "grid": 2, "train": train}
+def recipe(data, *, train="none", epochs=3, connector="linear", asks=False, **image):
+    encoder = {"arch": "resnet", "embedding_size": 8, "hidden_sizes": [8], "depths": [1], "layer_type": "basic", "grid": 2}
+    encoder |= {"train": train, "connector": connector}
     return load_recipe(
         {
             "inputs": {"image": {"modality": "image", "size": 8, **image}},
             "encoders": {"image": encoder},
             "backbone": {
-                "kind": "latent",
+                **({"kind": "bidirectional", "tokenizer": "words"} if asks else {"kind": "latent"}),
                 "arch": "bert",
                 "hidden_size": 16,
                 "num_attention_heads": 2,
                 "num_hidden_layers": 1,
                 "intermediate_size": 16,
             },
-            "tasks": {"shade": {"type": "classify", "target": "label"}},
+            "tasks": {"shade": {"type": "classify", "target": "label", **({"prompt": "dark or light ?"} if asks else {})}},
             "data": {"train": str(data), "validation": str(data)},
             "stages": [{"epochs": epochs, "batch_size": 8, "learning_rate": 0.003}],
             "train": {"precision": "fp32", "device": "cpu", "evaluate_every": 1000},
@@ -81,6 +83,20 @@ def test_training_on_features_equals_training_on_media(data, tmp_path, monkeypat
     assert json.loads((tmp_path / "cached/data.json").read_text())["train"]["quarantined"] == 4
 
 
+READS = {"type": "q_former", "tokens": 2, "heads": 2, "depth": 2, "reads": "text"}
+
+
+@pytest.mark.parametrize(("connector", "asks"), [("pixel_shuffle", False), (READS, True)])
+def test_what_reads_the_grid_finds_it_in_the_store(data, tmp_path, monkeypatch, connector, asks):
+    """Also where the connector reads the prompt: what is stored is what the encoder says, which no prompt changes."""
+    made = recipe(data, epochs=2, connector=connector, asks=asks)
+    train(made, output=tmp_path / "cached", progress=False)
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+    monkeypatch.setattr(feature_cache, "_is_frozen", lambda encoder: False)
+    train(made, output=tmp_path / "plain", progress=False)
+    assert losses(tmp_path / "cached") == pytest.approx(losses(tmp_path / "plain"), rel=2e-3)
+
+
 def test_a_second_run_encodes_nothing(data, tmp_path, monkeypatch):
     train(recipe(data), output=tmp_path / "first", progress=False)
     monkeypatch.setattr(feature_cache, "_fill", lambda *args: pytest.fail("encoded again"))
@@ -99,6 +115,7 @@ def test_what_is_stored_is_what_the_encoder_says(data):
     assert np.allclose(values, tokens.values[0].numpy(), rtol=1e-3, atol=1e-3) and mask.all() and values.dtype == np.float16
     tensors = processor.modalities["image"].collate([kept.values["image"]] * 3)
     assert tensors["features"].shape == (3, 4, 8) and tensors["features_mask"].all()
+    assert materials.model.encode_features("image", tensors).grid == tokens.grid == (2, 2)
     assert len(store.places) == 22 and len(store.bad) == 1
     assert cached.open(10).reason == split.open(10).reason and cached.open(14).reason == split.open(14).reason == "not_found"
 
@@ -124,7 +141,7 @@ def test_lengths_may_differ(tmp_path):
     values = np.arange(10, dtype=np.float16).reshape(5, 2)
     values.tofile(tmp_path / "values.bin")
     np.ones(5, bool).tofile(tmp_path / "mask.bin")
-    index = {"width": 2, "places": {"a": [0, 2], "b": [2, 3]}, "bad": {}, "notes": {}}
+    index = {"width": 2, "grid": None, "places": {"a": [0, 2], "b": [2, 3]}, "bad": {}, "notes": {}}
     (tmp_path / "index.json").write_text(json.dumps(index))
     store = FeatureStore(tmp_path)
     made = feature_cache.CachedModality(feature_cache.Modality(), store).collate([store.read("a"), store.read("b")])
@@ -136,4 +153,12 @@ def test_a_full_disk_is_a_note_not_an_end(data, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(feature_cache, "SPACE_SHARE", 0.0)
     train(recipe(data), output=tmp_path / "run")
     assert "features of image are computed anew in every epoch: it would take" in capsys.readouterr().err
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_pictures_of_different_grids_are_not_stored(data, tmp_path, monkeypatch, capsys):
+    encoded, grids = feature_cache._encoded, itertools.cycle([(2, 2), (1, 4)])
+    monkeypatch.setattr(feature_cache, "_encoded", lambda *given: ((*found[:3], next(grids)) for found in encoded(*given)))
+    train(recipe(data), output=tmp_path / "run")
+    assert "features of image are computed anew in every epoch: its pictures have different grids of patches" in capsys.readouterr().err
     assert list((tmp_path / "cache").iterdir()) == []

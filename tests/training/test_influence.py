@@ -11,7 +11,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 from toy_training import build, recipe
 
 from chiasm.data.collate import Collator
-from chiasm.training.influence import InfluenceError, check_influence
+from chiasm.data.randomness import some_of
+from chiasm.training.influence import ROWS, InfluenceError, check_influence
 from chiasm.training.stages import apply_stage
 
 
@@ -90,6 +91,14 @@ def test_an_input_without_two_values_is_not_judged():
     assert found.unreached == [] and found.notes == [
         "influence of heard on task answer not checked: none of 40 rows for it has another heard"
     ]
+
+
+@pytest.mark.parametrize("train", [None, ["encoders.heard"]])
+def test_an_input_that_few_rows_have_is_looked_for_in_more_rows(train):
+    """None of the first 16 rows that are looked at has it: its encoder is neither dead nor frozen for that, alone in training or not."""
+    few = set(some_of(60, ROWS[0]))
+    found = checked(train=train, tasks=("answer",), row=lambda index, parts: {**parts, "heard": None if index in few else index})
+    assert found.notes == [] and not [name for name in found.unreached if "heard" in name]
 
 
 def test_no_readable_row_is_an_error():

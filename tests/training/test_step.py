@@ -57,5 +57,22 @@ def test_clipping_limits_the_whole_norm():
     assert math.sqrt(sum(float(g.square().sum()) for g in found.values())) == pytest.approx(0.01, rel=1e-3)
 
 
+def test_a_step_whose_rows_lack_the_only_input_that_trains_moves_nothing():
+    materials = build(rows=40, edit=lambda index, parts: {**parts, "heard": None if index < 20 else index})(None)
+    model, chosen = materials.model, materials.model.parts()["encoders.heard"]
+    for parameter in model.parameters():
+        parameter.requires_grad_(any(parameter is p for p in chosen.parameters()))
+    stepper = Stepper(
+        model, materials.tasks, {"answer": 1.0, "both": 0.5}, torch.optim.AdamW(chosen.parameters()), precision=FP32, seed=0, clip=1.0
+    )
+    collator, split = Collator(list(materials.tasks.values()), materials.processor), materials.split("train")
+    for rows, moves in ((range(10), False), (range(20, 30), True)):
+        before = {name: p.clone() for name, p in model.named_parameters()}
+        result = stepper([collator(split.open_rows(rows))], step=0, learning_rate=0.1)
+        assert result.skipped is None and math.isfinite(result.loss) and (result.grad_norm > 0) == moves
+        moved = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
+        assert bool(moved) == moves and all(name.startswith("encoders.heard") for name in moved)
+
+
 def test_seeds_are_a_pure_function():
     assert seed_of(1, 2, 3) == seed_of(1, 2, 3) != seed_of(1, 23) and 0 <= seed_of(0) < 2**63

@@ -32,7 +32,7 @@ class _Row:
     tasks: list[int]  # numbers of the tasks that want it
     units: dict[str, tuple[int, ...]] = field(default_factory=dict)  # input -> its units of the pool
     changed: dict[str, Any] = field(default_factory=dict)  # input -> the part that a control puts in place of its own
-    hidden: frozenset[str] = frozenset()  # inputs that modality dropout took
+    hidden: dict[int, list[str]] = field(default_factory=dict)  # task number -> inputs that modality dropout takes from it
 
     def part(self, name: str) -> Any:
         return self.opened.sample.parts.get(name)
@@ -41,6 +41,7 @@ class _Row:
 class Collator:
     """`tasks` and `processor` as the model has them; `modality_dropout`: how often an input is hidden, for all media or {input: p}.
 
+    Dropout hides whole inputs of a row from the tasks that fuse them, never the last one that a task has of it unless its p is 1.
     `unlabelled` keeps rows without a target too (to predict them); else a row that no task wants is filtered.
     """
 
@@ -70,7 +71,8 @@ class Collator:
             self._apply(control, kept, notes)
         if dropout and any(self.dropout.values()):
             for row in kept:
-                row.hidden = self._hide(row.opened, seed, epoch)
+                row.hidden = self._hide(row, seed, epoch)
+                notes.update({f"{name}: hidden by modality dropout" for hides in row.hidden.values() for name in hides})
         batches = [batch for number in range(len(self.tasks)) if (batch := self._batch(number, kept))]
         return StepBatches(pool, batches, bad, len(rows), outcomes.count(FILTERED), dict(notes), outcomes=outcomes)
 
@@ -127,7 +129,7 @@ class Collator:
         rows = [row for row in kept if number in row.tasks]
         if not rows:
             return None
-        hidden = [row.hidden if getattr(task, "view", "fused") == "fused" else frozenset() for row in rows]
+        hidden = [row.hidden.get(number, []) for row in rows]
         samples = [self._sample(row, task, hides) for row, hides in zip(rows, hidden, strict=True)]
         inputs, targets = task.collate(samples, self.processor)
         for name in self.media:
@@ -136,7 +138,7 @@ class Collator:
                 inputs[f"{name}_index"] = _index(units)
         return Batch(task.name, [s.id for s in samples], inputs, targets, [_light(s) for s in samples])
 
-    def _sample(self, row: _Row, task: Any, hides: frozenset[str]) -> Sample:
+    def _sample(self, row: _Row, task: Any, hides: Sequence[str]) -> Sample:
         """The record as the task is to see it: with what a control put in, without what is hidden."""
         changed = {name: part for name, part in row.changed.items() if name in task.inputs}
         changed |= {name: self._nothing(name) for name in hides}
@@ -145,14 +147,23 @@ class Collator:
     def _nothing(self, name: str) -> str | None:
         return None if name in self.processor.modalities else ""
 
-    def _hide(self, opened: Opened, seed: int, epoch: int) -> frozenset[str]:
-        """Inputs that modality dropout hides in this row; never all that it has."""
-        present = [name for name in self.inputs if self._present(opened, name)]
-        draws = generator(seed, epoch, opened.sample.id, "modality dropout")
-        drawn = [name for name, chance in zip(present, draws.random(len(present)), strict=True) if chance < self.dropout.get(name, 0.0)]
-        if drawn and len(drawn) == len(present):
-            drawn.pop(int(draws.integers(len(drawn))))
-        return frozenset(drawn)
+    def _hide(self, row: _Row, seed: int, epoch: int) -> dict[int, list[str]]:
+        """What modality dropout takes from each of the row's tasks; one draw per input, the same for all of them."""
+        present = [n for n in self.inputs if self._present(row.opened, n) and (n in self.processor.modalities or row.part(n) != "")]
+        draws = generator(seed, epoch, row.opened.sample.id, "modality dropout")
+        drawn = {name for name, chance in zip(present, draws.random(len(present)), strict=True) if chance < self.dropout.get(name, 0.0)}
+        which = draws.random()  # of those that could be spared
+        hidden = {}
+        for number in row.tasks:
+            task = self.tasks[number]
+            if getattr(task, "view", "fused") == "fused":
+                has = [name for name in present if name in task.inputs]
+                hides = [name for name in has if name in drawn]
+                spared = [name for name in hides if self.dropout[name] < 1]
+                if len(hides) == len(has) and spared:
+                    hides.remove(spared[int(which * len(spared))])
+                hidden[number] = hides
+        return hidden
 
     def _apply(self, control: Control, kept: list[_Row], notes: Counter[str]) -> None:
         name, kind = control

@@ -33,6 +33,8 @@ class Options(BaseModel):
     """Learned position embeddings on stream tokens. auto: where the encoder's tokens do not carry their place (a feature map's)."""
     normalize: bool = False
     """Layer-normalise each stream first, with a learned scale (per-modality normalisation)."""
+    absent: Literal["none", "learned"] = "none"
+    """What is seen of an input that a row lacks: nothing, or one learned token of that input."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,19 +87,22 @@ class Fusion(nn.Module):
         """Ahead of which backbone layers `between` is called."""
         return ()
 
+    @property
+    def shows_absent(self) -> bool:
+        """Whether an input that a row lacks is seen as a learned token."""
+        return self.options.absent == "learned"
+
     @classmethod
     def scatters(cls, options: Any, inputs: Sequence[str]) -> tuple[str, ...]:
         """Which of `inputs` enter the backbone's sequence, so that the prompt needs placeholders for them."""
         return ()
 
     def place(self, streams: Streams) -> Streams:
-        """Normalise and add positions; masked values become exactly 0, so that garbage there cannot reach anything."""
+        """Normalise, add positions, show what is absent; masked values become 0, so that garbage there cannot reach anything."""
         placed = {}
         for name in self.inputs:
             if name in streams:
-                hidden = ~streams[name].mask.unsqueeze(-1)
-                values = self.placing[name](streams[name].values.masked_fill(hidden, 0.0))  # else NaN there would reach gradients
-                placed[name] = replace(streams[name], values=values.masked_fill(hidden, 0.0))
+                placed[name] = self.placing[name](streams[name])
         return placed
 
     def before(self, text: Tokens, streams: Streams, step: Step) -> Tokens:
@@ -114,17 +119,7 @@ class Fusion(nn.Module):
 
     def kept(self, key: Any, streams: Streams, step: Step, change: Callable[[], Any]) -> Any:
         """What `change` makes of streams and prompt: computed while the prompt is read, frozen for every token written after it."""
-        if not streams:
-            return change()
-        memo = next(iter(streams.values())).memo
-        if step.generating and step.offset:
-            if (self, key) not in memo:
-                raise TypeError("past_key_values without the streams that the prompt was read with; pass the same `streams` at every step")
-            return memo[self, key]
-        changed = change()
-        if step.generating:
-            memo[self, key] = changed
-        return changed
+        return next(iter(streams.values())).frozen((self, key), step, change) if streams else change()
 
     def after(self, text: Tokens, streams: Streams, step: Step) -> Fused:
         """Late: what the tasks get. The default is one branch, the backbone's output."""
@@ -191,7 +186,10 @@ class LayerFusion(Fusion):
 
 
 class Placing(nn.Module):
-    """[U, K * L, W] -> [U, K * L, W]: optional normalisation, learned position and modality embedding, one input's own."""
+    """Tokens [U, K * L, W]: optional normalisation, learned position and modality embedding, one input's own.
+
+    With `absent: learned` a unit with nothing visible shows the learned token at its first place.
+    """
 
     def __init__(self, options: Options, backbone: BackboneShape, stream: StreamShape):
         super().__init__()
@@ -204,22 +202,48 @@ class Placing(nn.Module):
         length = stream.num_tokens if learned and stream.num_tokens is not None else 1
         spread = 0.7 if options.normalize else backbone.embedding_std  # comparable with what it is added to, so that places differ
         self.position = nn.Parameter(torch.randn(length, backbone.width) * spread) if options.positions != "none" else None
+        self.absent = nn.Parameter(torch.randn(backbone.width) * spread) if options.absent == "learned" else None
 
-    def forward(self, values: Tensor) -> Tensor:
-        values = self.norm(values)
+    def forward(self, tokens: Tokens) -> Tokens:
+        hidden = ~tokens.mask.unsqueeze(-1)
+        values = self.norm(tokens.values.masked_fill(hidden, 0.0))  # else NaN there would reach gradients
+        values = self.placed(values).masked_fill(hidden, 0.0)
+        if self.absent is None:
+            return replace(tokens, values=values)
+        mask = shown(tokens.mask)
+        return replace(tokens, values=torch.where((mask & ~tokens.mask).unsqueeze(-1), self.absent.to(values.dtype), values), mask=mask)
+
+    def placed(self, values: Tensor) -> Tensor:
+        """With what tells their places apart; several pictures or clips have the same places."""
         if self.position is None:
             return values
-        items = values.shape[1] // len(self.position) if len(self.position) > 1 else 1  # several pictures: each has the same places
-        return values + self.position.repeat(items, 1)
+        if len(self.position) == 1:
+            return values + self.position
+        items = -(-values.shape[1] // len(self.position))
+        return values + self.position.repeat(items, 1)[: values.shape[1]]
 
 
-def at_placeholders(stream: Tokens, place: Tensor) -> tuple[Tensor, Tensor]:
-    """What stands at each placeholder of `place` [R, T]: (values [R, T, W], whether it is visible [R, T]).
+def shown(mask: Tensor) -> Tensor:
+    """[U, L] the mask with the first token visible where none is: the place of a learned absent token."""
+    first = torch.zeros_like(mask)
+    first[:, 0] = ~mask.any(1)
+    return mask | first
 
-    The n-th placeholder of a row takes the n-th token of the row's stream; elsewhere the result is arbitrary.
+
+def at_placeholders(stream: Tokens, place: Tensor) -> Tensor:
+    """What stands at each placeholder of `place` [R, T]: values [R, T, W], arbitrary elsewhere.
+
+    The n-th placeholder of a row takes the n-th token of the row's stream.
     """
-    rows = stream.by_row()
-    wanted = place.long().cumsum(1) - 1  # [R, T]
-    ordinal = wanted.clamp(0, rows.mask.shape[1] - 1)
-    values = rows.values.gather(1, ordinal.unsqueeze(-1).expand(-1, -1, rows.values.shape[-1]))
-    return values, rows.mask.gather(1, ordinal) & (wanted < rows.mask.shape[1])
+    values = stream.by_row().values
+    return values.gather(1, ordinal(place, values.shape[1]).unsqueeze(-1).expand(-1, -1, values.shape[-1]))
+
+
+def visible_at(mask: Tensor, place: Tensor) -> Tensor:
+    """[R, T] whether the token that a placeholder takes is there and visible, of the rows' streams' mask [R, L]."""
+    return mask.gather(1, ordinal(place, mask.shape[1])) & (place.long().cumsum(1) <= mask.shape[1])
+
+
+def ordinal(place: Tensor, length: int) -> Tensor:
+    """[R, T] which token of `length` a placeholder takes."""
+    return (place.long().cumsum(1) - 1).clamp(0, length - 1)

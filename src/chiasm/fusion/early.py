@@ -1,7 +1,9 @@
 """Early fusion: stream tokens join the backbone's input sequence at their placeholders (LLaVA, Kosmos-1, VisualBERT, ViLT).
 
 The prompt decides the place: `{image}` inside a prompt interleaves; without it, streams stand in front on a causal backbone and after the
-text on a bidirectional one (VisualBERT's order). The text's length never changes here.
+text on a bidirectional one (VisualBERT's order). The text's length never changes here. With `absent: learned` the processor writes one
+placeholder for an input that a row lacks; where ids come from elsewhere, the row's first placeholder of that input shows the learned token,
+the others are hidden, and without any nothing is seen of it.
 """
 
 from __future__ import annotations
@@ -29,5 +31,5 @@ class Early(Fusion):
         values = text.values
         for name, stream in streams.items():
             if name in step.placeholders:
-                values = torch.where(step.placeholders[name].unsqueeze(-1), at_placeholders(stream, step.placeholders[name])[0], values)
+                values = torch.where(step.placeholders[name].unsqueeze(-1), at_placeholders(stream, step.placeholders[name]), values)
         return replace(text, values=values)

@@ -41,7 +41,9 @@ class Hybrid(Fusion):
             raise RecipeError(
                 "fusion.parts: hybrid needs two or more, e.g. [{type: early, inputs: [audio]}, {type: cross_attention, inputs: [image]}]"
             )
-        parts = [build(part, backbone, streams) for part in options.parts]
+        if any("absent" in part for part in options.parts):
+            raise RecipeError("fusion.parts: write `absent` beside `parts`, once for all of them")
+        parts = [build({**part, "absent": options.absent}, backbone, streams) for part in options.parts]
         self.parts = nn.ModuleList(parts)
         self.inputs = tuple(dict.fromkeys(name for part in parts for name in part.inputs))
 

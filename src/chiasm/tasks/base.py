@@ -41,6 +41,7 @@ class Task:
     view: ClassVar[str] = "fused"
     additive: ClassVar[bool] = True  # the loss of a batch is a sum over rows, so that accumulation equals the big batch
     needs_head: ClassVar[bool] = False
+    decides: ClassVar[bool] = False  # its head makes one decision per row from one vector, so that an input alone can make it too
 
     def __init__(self, name: str, options: Any, inputs: Mapping[str, str]):
         self.name, self.options, self.declared = name, options, dict(inputs)
@@ -97,6 +98,14 @@ class Task:
         raise NotImplementedError
 
     def loss(self, model: Any, batch: Batch, streams: Streams) -> LossParts:
+        raise NotImplementedError
+
+    def loss_of(self, outputs: Tensor, batch: Batch, rows: Tensor | None = None) -> Tensor:
+        """Of a task that decides: the summed loss of its head's `outputs` [R, ...] over rows with a target, of `rows` [R] if given."""
+        raise NotImplementedError
+
+    def likelihood(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """Of a task that decides: [R] how likely the head's `outputs` hold each row's target, 0 to 1; NaN where it has none."""
         raise NotImplementedError
 
     def predict(self, model: Any, batch: Batch, streams: Streams) -> list[Prediction]:

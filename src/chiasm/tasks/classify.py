@@ -35,6 +35,7 @@ class Classify(PromptedTask):
         """How predictions are scored; the first is the primary."""
 
     needs_head: ClassVar[bool] = True
+    decides: ClassVar[bool] = True
 
     def __init__(self, name: str, options: Any, inputs: Mapping[str, str]):
         super().__init__(name, options, inputs)
@@ -105,13 +106,27 @@ class Classify(PromptedTask):
 
     def loss(self, model: Any, batch: Batch, streams: Streams) -> LossParts:
         logits = self.outputs(model, batch, streams).float()
+        if self.options.multi_label:
+            return LossParts(self.loss_of(logits, batch))
+        return LossParts(self.loss_of(logits, batch), {"accuracy": (logits.argmax(-1) == batch.targets["labels"]).float().mean()})
+
+    def loss_of(self, outputs: Tensor, batch: Batch, rows: Tensor | None = None) -> Tensor:
+        logits = outputs.float()
         weights = None if self.weights is None else logits.new_tensor(self.weights)
         if self.options.multi_label:
-            known, hot = batch.targets["known"], batch.targets["hot"]
-            return LossParts(functional.binary_cross_entropy_with_logits(logits[known], hot[known], weight=weights, reduction="sum"))
+            known, hot = batch.targets["known"] if rows is None else batch.targets["known"] & rows, batch.targets["hot"]
+            return functional.binary_cross_entropy_with_logits(logits[known], hot[known], weight=weights, reduction="sum")
+        labels = batch.targets["labels"] if rows is None else batch.targets["labels"].masked_fill(~rows, -100)
+        return functional.cross_entropy(logits, labels, weight=weights, reduction="sum")
+
+    def likelihood(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """The probability of the row's label; for multi_label the mean over labels of what each one's right answer gets."""
+        if self.options.multi_label:
+            chances, hot = outputs.float().sigmoid(), batch.targets["hot"]
+            return (chances * hot + (1 - chances) * (1 - hot)).mean(1).masked_fill(~batch.targets["known"], torch.nan)
         labels = batch.targets["labels"]
-        total = functional.cross_entropy(logits, labels, weight=weights, reduction="sum")
-        return LossParts(total, {"accuracy": (logits.argmax(-1) == labels).float().mean()})
+        chances = outputs.float().softmax(-1).gather(1, labels.clamp_min(0).unsqueeze(1)).squeeze(1)
+        return chances.masked_fill(labels < 0, torch.nan)
 
     @torch.no_grad()
     def predict(self, model: Any, batch: Batch, streams: Streams) -> list[Prediction]:

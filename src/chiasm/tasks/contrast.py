@@ -95,7 +95,9 @@ class Contrast(Task):
         if self.is_stream(side):
             rows = batch.inputs[f"{side}_index"][:, 0]
             units, index = torch.unique(rows, return_inverse=True)
-            pooled = streams[side].pooled()[units.clamp_min(0)] * (units >= 0).unsqueeze(1)
+            words = model.get_input_embeddings().weight
+            known = streams[side].pooled() if side in streams else words.new_zeros(1, words.shape[1])  # no row has it
+            pooled = known[units.clamp_min(0)] * (units >= 0).unsqueeze(1)
         else:
             index = batch.targets["same"][side].to(batch.inputs[f"{side}_ids"].device)
             pooled = model.text_vector(batch.inputs[f"{side}_ids"], batch.inputs[f"{side}_mask"], through=self.options.text)

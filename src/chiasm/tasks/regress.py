@@ -27,6 +27,7 @@ class Regress(PromptedTask):
         """How predictions are scored; the first is the primary."""
 
     needs_head: ClassVar[bool] = True
+    decides: ClassVar[bool] = True
 
     def __init__(self, name: str, options: Any, inputs: Mapping[str, str]):
         super().__init__(name, options, inputs)
@@ -81,9 +82,15 @@ class Regress(PromptedTask):
         return model.head_logits(self.name, model.fuse(batch.inputs, streams), mix="values")
 
     def loss(self, model: Any, batch: Batch, streams: Streams) -> LossParts:
-        known = ~batch.targets["values"].isnan()
-        found = self.outputs(model, batch, streams).float().squeeze(1)
-        return LossParts((found[known] - batch.targets["values"][known]).square().sum())
+        return LossParts(self.loss_of(self.outputs(model, batch, streams), batch))
+
+    def loss_of(self, outputs: Tensor, batch: Batch, rows: Tensor | None = None) -> Tensor:
+        known = ~batch.targets["values"].isnan() if rows is None else ~batch.targets["values"].isnan() & rows
+        return (outputs.float().squeeze(1)[known] - batch.targets["values"][known]).square().sum()
+
+    def likelihood(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """exp(-(y - prediction)^2 / 2) in standardised units: a normal density of variance 1, up to its constant."""
+        return (-(outputs.float().squeeze(1) - batch.targets["values"]).square() / 2).exp()
 
     @torch.no_grad()
     def predict(self, model: Any, batch: Batch, streams: Streams) -> list[Prediction]:

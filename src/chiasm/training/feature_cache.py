@@ -1,8 +1,9 @@
 """Features of frozen encoders, computed once per picture or clip and kept on disk for later epochs, stages and runs.
 
 A store is a folder named by what its content follows from: the encoder's weights and options, the preprocessing, the number format, and the
-identities of all pictures or clips. `values.bin` and `mask.bin` are memory-mapped; `index.json` says which rows are whose. It is written
-aside and renamed, so it is whole or not there. What cannot be opened is remembered too, so that it is quarantined as ever.
+identities of all pictures or clips. `values.bin` and `mask.bin` are memory-mapped; `index.json` says which rows are whose, and the grid
+that the patches of every picture form. It is written aside and renamed, so it is whole or not there. What cannot be opened is remembered
+too, so that it is quarantined as ever.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from chiasm.training.precision import Precision
 from chiasm.types import BadInput
 
 UNITS = 64  # pictures or clips encoded at once
+FORMAT = 2  # of a store; one of another format is not read
 SPACE_SHARE = 0.5  # of the free disk that a store may take
 Unit = tuple[Any, str | None]  # raw value, folder its path starts from
 Scan = tuple[dict[str, Unit], list[Unit]]  # of one input: distinct units by identity, and those without one
@@ -43,6 +45,7 @@ class FeatureStore:
         self.folder = folder
         index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
         self.width, self.places, self.bad, self.notes = index["width"], index["places"], index["bad"], index["notes"]
+        self.grid: list[int] | None = index["grid"]
         self._maps: tuple[np.ndarray, np.ndarray] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -60,7 +63,7 @@ class FeatureStore:
 class CachedModality(Modality):
     """Stands in for an input's modality: opens features from a store instead of media."""
 
-    tensors = ("features", "features_mask")
+    tensors = ("features", "features_mask", "features_grid")
 
     def __init__(self, inner: Modality, store: FeatureStore):
         super().__init__(inner.options)
@@ -82,13 +85,14 @@ class CachedModality(Modality):
         return self.store.read(key), tuple(self.store.notes.get(key, ()))
 
     def collate(self, values: Sequence[tuple[np.ndarray, np.ndarray]]) -> dict[str, Tensor]:
-        """features float32 [U, L, W] and features_mask [U, L], padded with 0."""
+        """features float32 [U, L, W] and features_mask [U, L], padded with 0; features_grid [U, 2] where they are patches of a grid."""
         length = max(len(mask) for _, mask in values)
         features = np.zeros((len(values), length, self.store.width), np.float32)
         masks = np.zeros((len(values), length), bool)
         for unit, (value, mask) in enumerate(values):
             features[unit, : len(mask)], masks[unit, : len(mask)] = value, mask
-        return {"features": torch.from_numpy(features), "features_mask": torch.from_numpy(masks)}
+        grid = {} if self.store.grid is None else {"features_grid": torch.tensor([self.store.grid] * len(values))}
+        return {"features": torch.from_numpy(features), "features_mask": torch.from_numpy(masks), **grid}
 
 
 def cacheable_inputs(model: Any, processor: Any, names: Sequence[str]) -> list[str]:
@@ -190,6 +194,7 @@ def _fingerprint(model: Any, name: str, modality: Modality, precision: Precision
     config = getattr(getattr(encoder, "network", None), "config", None)
     own = getattr(encoder, "options", None)
     facts = {
+        "format": FORMAT,
         "encoder": [type(encoder).__name__, repr(own), config.to_dict() if config is not None else None],
         "preprocessing": [type(modality).__name__, options, modality.state()],
         "precision": precision.name,
@@ -210,6 +215,7 @@ def _fill(folder: Path, model: Any, modality: Modality, name: str, units: Mappin
     places: dict[str, tuple[int, int]] = {}
     bad: dict[str, tuple[str, str]] = {}
     notes: dict[str, tuple[str, ...]] = {}
+    grids: set[tuple[int, int] | None] = set()
     start = width = 0
     try:
         with (aside / "values.bin").open("wb") as values_file, (aside / "mask.bin").open("wb") as mask_file:
@@ -217,7 +223,8 @@ def _fill(folder: Path, model: Any, modality: Modality, name: str, units: Mappin
                 bad |= {key: (error.reason, str(error)) for key, error in opened if isinstance(error, BadInput)}
                 good = [(key, *found) for key, found in opened if not isinstance(found, BadInput)]
                 notes |= {key: noted for key, _, noted in good if noted}
-                for key, values, mask in _encoded(model, modality, name, good, precision):
+                for key, values, mask, grid in _encoded(model, modality, name, good, precision):
+                    grids.add(grid)
                     width, places[key] = values.shape[1], (start, len(values))
                     start += len(values)
                     values_file.write(values.tobytes())
@@ -228,7 +235,9 @@ def _fill(folder: Path, model: Any, modality: Modality, name: str, units: Mappin
                 os.fsync(file.fileno())
         if not places:
             raise NotCached("none of its values can be read")
-        index = {"width": width, "places": places, "bad": bad, "notes": notes}
+        if len(grids) > 1:
+            raise NotCached("its pictures have different grids of patches")
+        index = {"width": width, "grid": grids.pop(), "places": places, "bad": bad, "notes": notes}
         (aside / "index.json").write_text(json.dumps(index), encoding="utf-8")
         if not folder.exists():
             aside.rename(folder)
@@ -259,8 +268,8 @@ def _opened(modality: Modality, units: Mapping[str, Unit], workers: int) -> Iter
 @torch.no_grad()
 def _encoded(
     model: Any, modality: Modality, name: str, good: Sequence[tuple[str, Any, Any]], precision: Precision
-) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """(key, values float16 [L, W], mask [L]) per unit, without the padding of its batch."""
+) -> Iterator[tuple[str, np.ndarray, np.ndarray, tuple[int, int] | None]]:
+    """(key, values float16 [L, W], mask [L], grid) per unit, without the padding of its batch."""
     if not good:
         return
     tensors = {k: v.to(model.device) for k, v in modality.collate([value for _, value, _ in good]).items()}
@@ -270,8 +279,8 @@ def _encoded(
     if float(values.abs().max()) > torch.finfo(torch.float16).max or not values.isfinite().all():
         raise NotCached("its features are too large for 16 bits, or not finite")
     for (key, *_), value, mask in zip(good, values.half().numpy(), masks, strict=True):
-        length = int(np.flatnonzero(mask)[-1]) + 1 if mask.any() else 1
-        yield key, value[:length], mask[:length]
+        length = len(mask) if tokens.grid else int(np.flatnonzero(mask)[-1]) + 1 if mask.any() else 1
+        yield key, value[:length], mask[:length], tokens.grid
 
 
 def _check_space(folder: Path, written: int, done: int, total: int) -> None:

@@ -39,15 +39,16 @@ def check_influence(
     """Swap each input for another sample's and look at each task's output, then send every loss back once. Weights stay as they are."""
     found = Influence()
     open_questions = {(name, input) for name, task in tasks.items() for input in task.inputs}
-    learned = {name for name in tasks if not weights[name]}  # nothing to learn there
+    learned = idle = {name for name in tasks if not weights[name]}  # nothing to learn there
     model.eval()
     try:
         with _gates_open(model):
             for rows in ROWS:
                 opened = _some_rows(split, rows)
+                settled = learned - {name for name, _ in open_questions} | idle  # rows so far had every input of these
                 open_questions -= _swaps(model, tasks, opened, collator, open_questions)
-                if learned != set(tasks):
-                    learned |= _backward(model, tasks, weights, opened, collator, learned)
+                if settled != set(tasks):
+                    learned = learned | _backward(model, tasks, weights, opened, collator, settled)
                 if (not open_questions and learned == set(tasks)) or rows >= len(split):
                     break
             unlearned = sorted(set(tasks) - learned)
@@ -118,13 +119,15 @@ def _same(a: Tensor, b: Tensor | None) -> bool:
 def _backward(
     model: Any, tasks: Mapping[str, Any], weights: Mapping[str, float], opened: list[Opened], collator: Callable[..., Any], done: set[str]
 ) -> set[str]:
-    """Add the gradients of every task's loss that was not yet computed; returns the tasks for which these rows have one."""
+    """Add the gradients of every task's loss but those that are `done`; returns the tasks for which these rows have one."""
     step = collator(opened).to(model.device)
     totals = whole_weights([step])
     batches = [b for b in step.batches if totals[b.task] and b.task not in done]
     if batches:
         streams = model.encode(step.pool)
-        torch.stack([tasks[b.task].loss(model, b, streams).total * (weights[b.task] / totals[b.task]) for b in batches]).sum().backward()
+        loss = torch.stack([tasks[b.task].loss(model, b, streams).total * (weights[b.task] / totals[b.task]) for b in batches]).sum()
+        if loss.requires_grad:  # not where no row has the only input that trains
+            loss.backward()
     return {b.task for b in batches}
 
 

@@ -84,7 +84,13 @@ def train_stage(job: Job, stage: StageSpec) -> None:
     if job.resumed_from is not None:
         checkpoint.load_optimizer(job.resumed_from, model, job.optimizer)
         job.resumed_from = None
-    stepper = Stepper(model, tasks, weights, job.optimizer, precision=job.precision, seed=settings.seed, clip=settings.clip)
+    balance = getattr(model, "balance", None)
+    if balance is not None:
+        count = sum(p.numel() for p in balance.parameters())
+        job.display.line(f"balance: {count:,} parameters in heads for each input alone; they are not part of the finished model")
+    stepper = Stepper(
+        model, tasks, weights, job.optimizer, precision=job.precision, seed=settings.seed, clip=settings.clip, balance=balance
+    )
 
     # ---- epochs
     seed = seed_of(settings.seed, state.stage)
@@ -146,9 +152,9 @@ def _epoch(
 def _record(job: Job, stage: StageSpec, result: StepResult, rate: float, done: float) -> None:
     """Log one step as it was; stop after too many that were not finite."""
     state = job.state
-    skipped = {"skipped": result.skipped} if result.skipped else {}
+    noted = {key: value for key in ("skipped", "shortened") if (value := getattr(result, key))}
     facts = {"loss": result.loss, "losses": result.losses, "learning_rate": rate, "grad_norm": result.grad_norm, "rows": result.rows}
-    job.log.write(step=state.step, stage=stage.name, epoch=state.epoch, **facts, seconds=round(state.seconds, 3), **skipped)
+    job.log.write(step=state.step, stage=stage.name, epoch=state.epoch, **facts, seconds=round(state.seconds, 3), **noted)
     job.display.step(step=state.step, loss=result.loss, rows=result.rows, done=done)
     state.count("unlabelled_batches", result.unlabelled)
     if result.skipped is None:

@@ -14,6 +14,7 @@ from chiasm.data.randomness import some_of
 from chiasm.data.split import Split
 from chiasm.recipe import Recipe
 from chiasm.tasks.base import as_text
+from chiasm.training.balance import Balance
 from chiasm.types import BadInput, RecipeError, Sample
 
 LEARN_ROWS = 100_000  # at most so many training rows, evenly spaced, teach tables, labels and scales
@@ -47,6 +48,8 @@ def assemble(recipe: Recipe) -> Materials:
     trained = {stage.data: _split(recipe, sources[stage.data], {}, tasks) for stage in recipe.stages}
     samples = list(rows_of(trained[recipe.stages[-1].data], LEARN_ROWS)) if _learns(recipe) else []
     model, processor = build(recipe, samples, _texts(tasks, trained.values()))
+    if recipe.train.balance is not None:
+        model.balance = Balance(recipe.train.balance, model, model.tasks, model.get_input_embeddings().weight.shape[1])
     splits = {name: _split(recipe, source, processor.modalities, tasks) for name, source in sources.items()}
     notes = dict.fromkeys(note for source in sources.values() for note in source.notes)
     if unknown := unknown_words(processor.tokenizer, _texts(tasks, trained.values())):

@@ -93,7 +93,8 @@ def without_gradient(model: Any) -> tuple[list[str], list[str]]:
         trainable = [p for _, p in _own_parameters(parts, part) if p.requires_grad]
         if trainable and not any(p.grad is not None and bool(p.grad.count_nonzero()) for p in trainable):
             dead_parts.append(part)
-    return dead_parts, [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    inside = {id(p) for part in parts.values() for p in part.parameters()}  # not the heads of train.balance, which no task's loss reaches
+    return dead_parts, [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None and id(p) in inside]
 
 
 def _own_parameters(parts: dict[str, nn.Module], part: str) -> Iterable[tuple[str, nn.Parameter]]:

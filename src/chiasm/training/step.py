@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from chiasm.training.balance import Alone, Balance
 from chiasm.training.precision import Precision
 from chiasm.types import Batch, StepBatches
 
@@ -21,12 +23,13 @@ class StepResult:
     """What one step did. `skipped` is None, or why the optimizer did not move: empty, nonfinite_input, nonfinite_loss, nonfinite_grad."""
 
     loss: float
-    losses: dict[str, float]  # task -> mean loss
+    losses: dict[str, float]  # task -> mean loss; with train.balance also `TASK[INPUT alone]`
     grad_norm: float
     rows: int
     skipped: str | None = None
     ids: list[str] = field(default_factory=list)  # samples of the batches where a non-finite value was first seen
     unlabelled: int = 0  # batches in which nothing was to be predicted
+    shortened: dict[str, float] = field(default_factory=dict)  # input -> what its own step was multiplied by, where less than 1
 
 
 class Stepper:
@@ -42,8 +45,10 @@ class Stepper:
         precision: Precision,
         seed: int,
         clip: float | None,
+        balance: Balance | None = None,
     ):
-        self.model, self.tasks, self.weights, self.optimizer = model, tasks, weights, optimizer
+        self.model, self.tasks, self.optimizer, self.balance = model, tasks, optimizer, balance
+        self.weights = {**weights, **(balance.weights(weights) if balance is not None else {})}
         self.precision, self.seed, self.clip = precision, seed, clip
         self.device = next(model.parameters()).device
         self.trainable = [p for group in optimizer.param_groups for p in group["params"]]
@@ -57,27 +62,28 @@ class Stepper:
         if not any(totals.values()):
             return StepResult(0.0, {}, 0.0, rows, skipped="empty", unlabelled=unlabelled)
         kept = [b.clone() for b in self.statistics]
-        sums = [(b, total) for k, m in enumerate(micro) for b, total in self._backward(m, totals, step, k)]
+        sums = [part for k, m in enumerate(micro) for part in self._backward(m, totals, step, k)]
         norm = nn.utils.clip_grad_norm_(self.trainable, math.inf if self.clip is None else self.clip)
-        *values, grad_norm = torch.stack([*(total.float() for _, total in sums), norm.float()]).tolist()
+        *values, grad_norm = torch.stack([*(part.total.float() for part in sums), norm.float().to(self.device)]).tolist()
         losses: dict[str, float] = {}
-        for (batch, _), value in zip(sums, values, strict=True):
-            losses[batch.task] = losses.get(batch.task, 0.0) + value / totals[batch.task]
+        for part, value in zip(sums, values, strict=True):
+            losses[part.name] = losses.get(part.name, 0.0) + value / totals[part.batch.task]
         loss = sum(self.weights[name] * value for name, value in losses.items())
         result = StepResult(loss, losses, grad_norm, rows, unlabelled=unlabelled)
         if math.isfinite(loss) and math.isfinite(grad_norm):
             for group in self.optimizer.param_groups:
                 group["lr"] = learning_rate
-            self.optimizer.step()
+            with self._balanced(sums, result):
+                self.optimizer.step()
         else:
-            result.skipped, result.ids = _cause(micro, [(b, v) for (b, _), v in zip(sums, values, strict=True)])
+            result.skipped, result.ids = _cause(micro, [(part.batch, value) for part, value in zip(sums, values, strict=True)])
             for buffer, before in zip(self.statistics, kept, strict=True):
                 buffer.copy_(before)
         self.optimizer.zero_grad(set_to_none=True)
         return result
 
-    def _backward(self, micro: StepBatches, totals: Mapping[str, float], step: int, index: int) -> list[tuple[Batch, Tensor]]:
-        """Gradients of one micro-batch; returns the summed loss of each of its batches."""
+    def _backward(self, micro: StepBatches, totals: Mapping[str, float], step: int, index: int) -> list[_Part]:
+        """Gradients of one micro-batch; returns the summed losses of each of its batches."""
         labelled = [b for b in micro.batches if float(b.targets["weight"])]
         if not labelled:
             return []
@@ -87,10 +93,35 @@ class Stepper:
         with self.precision.autocast():
             streams = self.model.encode(moved.pool)
             for batch in moved.batches:
-                sums.append((batch, self.tasks[batch.task].loss(self.model, batch, streams).total))
-        scaled = [total * (self.weights[batch.task] / totals[batch.task]) for batch, total in sums]
-        torch.stack(scaled).sum().backward()
-        return [(batch, total.detach()) for batch, total in sums]
+                task = self.tasks[batch.task]
+                sums.append(_Part(batch, batch.task, task.loss(self.model, batch, streams).total))
+                if self.balance is not None:
+                    sums += [_Part(batch, one.name, one.loss, one) for one in self.balance.losses(self.model, task, batch, streams)]
+        scaled = [part.total * (self.weights[part.name] / totals[part.batch.task]) for part in sums]
+        whole = torch.stack(scaled).sum()
+        if whole.requires_grad:  # not where only an input's connector trains and no row has that input
+            whole.backward()
+        for part in sums:
+            part.total = part.total.detach()
+        return sums
+
+    def _balanced(self, sums: Sequence[_Part], result: StepResult) -> contextlib.AbstractContextManager[None]:
+        """Around the optimizer's step: shorter where train.balance says so; notes in `result` by how much."""
+        if self.balance is None:
+            return contextlib.nullcontext()
+        coefficients = self.balance.coefficients(part.alone for part in sums if part.alone is not None)
+        result.shortened = {name: k for name, k in coefficients.items() if k < 1}
+        return self.balance.shortened(self.model, result.shortened)
+
+
+@dataclass(slots=True)
+class _Part:
+    """One summed loss of a batch: the task's own, or that of an input alone."""
+
+    batch: Batch
+    name: str
+    total: Tensor
+    alone: Alone | None = None
 
 
 def whole_weights(micro: Sequence[StepBatches]) -> dict[str, float]:
