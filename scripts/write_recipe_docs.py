@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import inspect
 import types
 import typing
 from collections.abc import Iterator
@@ -79,7 +80,7 @@ def render() -> str:
 
 
 def doc(model: type) -> str:
-    return (model.__doc__ or "").strip()
+    return inspect.cleandoc(model.__doc__ or "")
 
 
 def table(model: type[BaseModel]) -> str:

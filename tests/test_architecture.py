@@ -27,7 +27,7 @@ LAYERS = [
     ["connectors", "backbones", "fusion"],
     ["metrics"],
     ["tasks"],
-    ["config", "processing", "composite", "model", "assemble"],
+    ["config", "processing", "framing", "outputs", "adapters", "decoding", "composite", "generation", "model", "assemble"],
     ["evaluation"],
     ["training"],
     ["report"],

@@ -109,8 +109,9 @@ def test_a_whole_strategy_keeps_the_contracts(tmp_path):
         check=False,
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-1000:]
-    passed = re.findall(rf"::(test_\w+)\[{re.escape(name)}-(\w+).*? PASSED", done.stdout)
-    assert {backbone for _, backbone in passed} == {"gpt2", "qwen3", "bert", "latent"}
+    passed = re.findall(rf"::(test_\w+)\[(?:[\w-]+-)?{re.escape(name)}-([\w ]+)\] PASSED", done.stdout)
+    assert {backbone for _, backbone in passed} == {"gpt2", "qwen3", "bert", "latent", "t5", "t5 encoder"}
+    assert {("test_a_declared_input_changes_what_generate_scores", side) for side in ("t5", "t5 encoder")} <= set(passed)
     contracts = {f"fu{number}" for number in (1, 2, 3, 4, 5, 8, 9, 10, 12, 13, 15)}
     assert contracts <= {test.split("_")[1] for test, _ in passed}
 

@@ -118,9 +118,10 @@ def test_logits_to_keep(pair):
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_the_stock_trainer_reports_the_same_loss_however_it_accumulates(accumulate, tmp_path):
+@pytest.mark.parametrize("backbone", ["gpt2", "t5"])
+def test_the_stock_trainer_reports_the_same_loss_however_it_accumulates(backbone, accumulate, tmp_path):
     """Without the sound, whose batch norm would make rows depend on each other."""
-    model, processor = copy.deepcopy(tiny("cross_attention", "gpt2"))
+    model, processor = copy.deepcopy(tiny("cross_attention", backbone))
     examples = [{**prepared(processor, [0], image=[picture(i)], audio=[None])} for i in range(4)]
     examples = [{k: v[0] for k, v in e.items() if not k.endswith("index")} | {"labels": e["input_ids"][0]} for e in examples]
     with torch.no_grad():

@@ -273,6 +273,9 @@ def test_all_problems_at_once_with_their_lines(tmp_path: Path):
         ("backbone.n_layer=x", "backbone.n_layer: 'x' is not allowed by arch gpt2: Field 'n_layer' expected int, got str"),
         ("encoders.image.layer_type=basc", "layer_type=basc is not one of basic,bottleneck"),
         ("backbone.n_layers=3", "unknown key backbone.n_layers; did you mean backbone.n_layer?"),
+        ("backbone.side=encoder", "unknown key backbone.side"),  # a GPT-2 has one side
+        ("backbone={arch: t5, side: encodr}", "backbone.side: 'encodr' is not allowed; did you mean 'encoder'? allowed: encoder, decoder"),
+        ("backbone={arch: bart, latents: 3}", "unknown key backbone.latents"),
         ("inputs.image.sise=3", "unknown key inputs.image.sise; did you mean inputs.image.size?"),
         ("inputs.image=imag", "inputs.image.modality: unknown modality 'imag'; did you mean 'image'?"),
         ("inputs.extra=text", "no task uses the input 'extra'"),

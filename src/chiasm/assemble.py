@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
@@ -14,19 +15,22 @@ from transformers import (
     AutoImageProcessor,
     AutoModel,
     AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
     AutoTokenizer,
     PreTrainedConfig,
 )
-from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from chiasm import components
 from chiasm.components import did_you_mean
 from chiasm.config import ChiasmConfig
+from chiasm.framing import decoding_tokens, text_layout, tie_special_tokens
 from chiasm.fusion.hybrid import parse as parse_fusion
 from chiasm.media.tokenizer import learn_tokenizer
 from chiasm.model import ChiasmForConditionalGeneration, without_bars
 from chiasm.processing import ChiasmProcessor, build_modalities, placeholder
 from chiasm.recipe import BackboneSpec, EncoderSpec, LoraTrain, Recipe, TokenizerSpec
+from chiasm.recipe_check import backbone_kind
+from chiasm.recipe_errors import RecipeProblems, explain
 from chiasm.types import RecipeError, Sample
 
 WEIGHTS = {"output_loading_info": True, "use_safetensors": True, "ignore_mismatched_sizes": True}  # what is amiss is refused here, by name
@@ -44,10 +48,13 @@ def build(recipe: Recipe, samples: Sequence[Sample], texts: Iterable[str] = ()) 
     streams = [name for name, spec in inputs.items() if spec["modality"] != "text"]
     kind_name, text_config = backbone_config(recipe.backbone)
     kind = components.find("backbone", kind_name)
+    options = backbone_options(recipe, kind, text_config)
     fusion = {"type": recipe.fusion.type, **recipe.fusion.options}
     fusion_kind, fusion_options = parse_fusion(fusion)
     scattered = fusion_kind.scatters(fusion_options, streams)
     tokenizer = build_tokenizer(recipe, [placeholder(name) for name in scattered], texts, kind)
+    whole = whole_model(recipe.backbone, text_config)
+    starts = decoding_tokens(text_config, tokenizer, recipe.backbone, whole) if kind.has_encoder else {}
     tie_special_tokens(text_config, tokenizer, resize=recipe.backbone.model is None)
     if kind.causal and fusion_kind.needs_cross_attention(fusion_options):
         text_config.add_cross_attention = True
@@ -57,19 +64,20 @@ def build(recipe: Recipe, samples: Sequence[Sample], texts: Iterable[str] = ()) 
         text_config=text_config.to_dict(),
         inputs=inputs,
         encoders=encoders,
-        backbone={"kind": kind_name, "options": own_options(kind, recipe.backbone.options), **lora_entry(recipe.backbone.train)},
+        backbone={"kind": kind_name, "options": options, **lora_entry(recipe.backbone.train)},
         fusion=fusion,
         tasks=declare_tasks(recipe, samples),
         placeholder_ids={name: tokenizer.convert_tokens_to_ids(placeholder(name)) for name in scattered},
-        tie_word_embeddings=bool(getattr(text_config, "tie_word_embeddings", True)),
+        tie_word_embeddings=bool(getattr(text_config, "tie_word_embeddings", True)) if whole is None else has_tied_head(whole),
     )
     model = ChiasmForConditionalGeneration(config)
-    load_pretrained(recipe, model)
+    load_pretrained(recipe, model, whole)
     counts = {name: token_count(model, name) for name in scattered}
-    layout = text_layout(kind, recipe, tokenizer) | ({"absent": 1} if model.fusion.shows_absent else {})
+    layout = text_layout(kind, text_config, tokenizer, latents=getattr(model.model.backbone_options, "latents", 0))
+    layout |= {"absent": 1} if model.fusion.shows_absent else {}
     processor = ChiasmProcessor(tokenizer, inputs=inputs, placeholder_counts=counts, layout=layout)
-    if scattered and model.generation_config is not None:
-        model.generation_config.suppress_tokens = list(config.placeholder_ids.values())
+    if model.generation_config is not None:
+        model.generation_config.update(**starts, suppress_tokens=list(config.placeholder_ids.values()) or None)
     model.processor = processor
     return model, processor
 
@@ -140,19 +148,28 @@ def backbone_config(spec: BackboneSpec) -> tuple[str, PreTrainedConfig]:
     if spec.model:
         config = from_checkpoint(AutoConfig, spec.model, "backbone")
     else:
-        arch = spec.arch or "bert"
-        kind = components.find("backbone", spec.kind or ("causal" if spec.arch else "latent"))
-        given = {k: v for k, v in spec.options.items() if k not in kind.Options.model_fields}
-        config = AutoConfig.for_model(arch, **{**({} if spec.arch else LATENT_DEFAULT), **given})
+        kinds = [components.find("backbone", name) for name in {*components.names("backbone"), *filter(None, [spec.kind])}]
+        own = {key for kind in kinds for key in kind.Options.model_fields}
+        given = {k: v for k, v in spec.options.items() if k not in own}
+        config = AutoConfig.for_model(spec.arch or "bert", **{**({} if spec.arch else LATENT_DEFAULT), **given})
     if getattr(config, "activation_function", None) == "gelu_new":
         config.activation_function = "gelu_pytorch_tanh"  # the same values, fused: 5x faster
-    if spec.kind:
-        return spec.kind, config
-    if not spec.model and not spec.arch:
-        return "latent", config
-    if config.is_encoder_decoder:
-        raise RecipeError(f"backbone {config.model_type}: encoder-decoders are not supported yet; use a causal or a bidirectional model")
-    return ("bidirectional" if config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES else "causal"), config
+    name = spec.kind or (backbone_kind(config) if spec.model or spec.arch else "latent")
+    components.find("backbone", name).check(config)
+    return name, config
+
+
+def backbone_options(recipe: Recipe, kind: Any, config: PreTrainedConfig) -> dict[str, Any]:
+    """The backbone's own options; RecipeError for what its kind does not know, which a model's name alone did not tell."""
+    spec = recipe.backbone
+    for key in spec.options if spec.model else ():
+        if key not in kind.Options.model_fields:
+            raise RecipeError(f"backbone.{key}: {config.model_type} has no such key{did_you_mean(key, kind.Options.model_fields)}")
+    try:
+        kind.Options.model_validate(own := own_options(kind, spec.options))
+    except ValidationError as error:
+        raise RecipeProblems(explain(error, recipe.document, Recipe, at=("backbone",))) from None
+    return own
 
 
 def build_tokenizer(recipe: Recipe, placeholders: list[str], texts: Iterable[str], kind: Any) -> Any:
@@ -167,27 +184,6 @@ def build_tokenizer(recipe: Recipe, placeholders: list[str], texts: Iterable[str
     settings = spec.tokenizer if isinstance(spec.tokenizer, TokenizerSpec) else TokenizerSpec(type="bpe")
     kind_name = settings.type if kind.reads_text else "words"
     return learn_tokenizer(texts, kind=kind_name, vocab_size=settings.vocab_size, placeholders=placeholders)
-
-
-def tie_special_tokens(config: PreTrainedConfig, tokenizer: Any, *, resize: bool) -> None:
-    """The config's vocabulary and special ids follow the tokenizer."""
-    text = config.get_text_config()
-    text.vocab_size = len(tokenizer) if resize else max(text.vocab_size, len(tokenizer))
-    for name in ("bos", "eos", "pad"):
-        value = getattr(tokenizer, f"{name}_token_id")
-        if value is not None:
-            setattr(text, f"{name}_token_id", value)
-
-
-def text_layout(kind: Any, recipe: Recipe, tokenizer: Any) -> dict[str, Any]:
-    """How a row begins and ends, and where placeholders stand that a prompt does not place."""
-    if not kind.reads_text:
-        latents = kind.Options(**own_options(kind, recipe.backbone.options)).latents
-        return {"first": False, "start": [tokenizer.pad_token_id] * latents, "close": [], "side": "right"}
-    start = tokenizer.cls_token_id if tokenizer.cls_token_id is not None else tokenizer.bos_token_id
-    close = tokenizer.sep_token_id if not kind.causal else None
-    edges = {"start": [] if start is None else [start], "close": [] if close is None else [close]}
-    return {"first": kind.placeholders_first, **edges, "side": "left" if kind.generates else "right"}
 
 
 # ---- encoders
@@ -254,7 +250,25 @@ def own_options(kind: Any, options: dict[str, Any]) -> dict[str, Any]:
 # ---- pretrained weights
 
 
-def load_pretrained(recipe: Recipe, model: ChiasmForConditionalGeneration) -> None:
+def whole_model(spec: BackboneSpec, config: PreTrainedConfig) -> Any:
+    """A pretrained encoder-decoder with its word head, whose conventions no config tells; None for any other backbone."""
+    return word_model(AutoModelForSeq2SeqLM, spec.model) if spec.model and config.is_encoder_decoder else None
+
+
+def word_model(kind: Any, where: str) -> Any:
+    """A checkpoint with its word head, as transformers loads it."""
+    whole, info = from_checkpoint(kind, where, "backbone", **WEIGHTS)
+    for key, have, want in sorted(info["mismatched_keys"]):
+        refuse_shape("backbone", where, key, want, have)
+    refuse_missing("backbone", where, sorted(info["missing_keys"]), info["unexpected_keys"])
+    return whole.eval()
+
+
+def has_tied_head(whole: Any) -> bool:
+    return whole.get_output_embeddings().weight is whole.get_input_embeddings().weight
+
+
+def load_pretrained(recipe: Recipe, model: ChiasmForConditionalGeneration, whole: Any = None) -> None:
     """Put pretrained weights into the freshly built parts; a missing, renamed or misshaped weight is refused by name."""
     for name in model.model.encoders:
         spec = recipe.encoder_for(name)
@@ -263,38 +277,52 @@ def load_pretrained(recipe: Recipe, model: ChiasmForConditionalGeneration) -> No
             load_network(network, spec.model, f"encoders.{name}")
     if recipe.backbone.model:
         where = recipe.backbone.model
-        load_network(model.model.language_model, where, "backbone")
+        load_network(model.model.language_model, where, "backbone", whole)
         if model.lm_head is not None and not model.config.tie_word_embeddings:
-            whole, info = from_checkpoint(AutoModelForCausalLM, where, "backbone", **WEIGHTS)
-            if info["missing_keys"]:
-                raise RecipeError(f"backbone.model {where}: weight '{min(info['missing_keys'])}' is not in the checkpoint")
+            whole = word_model(AutoModelForCausalLM, where) if whole is None else whole
             copy_rows(model.lm_head.weight, whole.get_output_embeddings().weight)
         model.tie_weights()
+        if whole is not None and model.config.is_encoder_decoder:
+            take_word_head(model, whole)
 
 
-def load_network(network: Any, where: str, part: str) -> None:
-    """Copy a checkpoint into `network`; rows added to the vocabulary start as the mean of the others."""
-    loaded, info = from_checkpoint(AutoModel, where, part, config=checkpoint_config(where, part, network.config), **WEIGHTS)
-    for key, have, want in sorted(info["mismatched_keys"]):
-        refuse_shape(part, where, key, want, have)
-    given, missing = loaded.state_dict(), info["missing_keys"]
+@torch.no_grad()
+def take_word_head(model: ChiasmForConditionalGeneration, whole: Any) -> None:
+    """An encoder-decoder's fixed bias of words; RecipeError where its logits then are not those of transformers' own model."""
+    if model.final_logits_bias is not None:
+        model.final_logits_bias[:, : whole.final_logits_bias.shape[1]] = whole.final_logits_bias
+    middle = whole.config.vocab_size // 2  # ordinary words: special tokens stand at the ends
+    ids = torch.arange(middle, min(middle + 8, whole.config.vocab_size)).unsqueeze(0)
+    backbone, mask, trains = model.model.backbone, torch.ones_like(ids, dtype=torch.bool), model.training
+    expected = whole.float()(input_ids=ids, decoder_input_ids=backbone.shifted(ids, mask)).logits
+    found = model.eval().word_logits(backbone.read(ids, mask).values)[..., : expected.shape[-1]]
+    model.train(trains)
+    if not torch.allclose(found, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max())):
+        raise RecipeError(f"backbone.model: {whole.config.model_type} turns its output into words in a way of its own; use e.g. t5 or bart")
+
+
+def load_network(network: Any, where: str, part: str, whole: Any = None) -> None:
+    """Copy a checkpoint (`whole`, where it is open already) into `network`; rows added to a vocabulary start as the mean of the others."""
     own = {key.replace(".base_layer.", "."): value for key, value in network.state_dict().items() if "lora_" not in key}
+    if whole is not None:
+        given, missing, unexpected = {k.removeprefix(f"{whole.base_model_prefix}."): v for k, v in whole.state_dict().items()}, [], []
+    else:
+        loaded, info = from_checkpoint(AutoModel, where, part, config=checkpoint_config(where, part, network.config), **WEIGHTS)
+        for key, have, want in sorted(info["mismatched_keys"]):
+            refuse_shape(part, where, key, want, have)
+        given, missing, unexpected = loaded.state_dict(), info["missing_keys"], info["unexpected_keys"]
     if part.startswith("encoders") and not set(own) <= set(given):
         prefix = next((p for p in ("encoder.", "vision_model.") if all(p + key in given for key in own)), "")
         given = {key.removeprefix(prefix): value for key, value in given.items() if key.startswith(prefix)}
         missing = [key.removeprefix(prefix) for key in missing if key.startswith(prefix)]
-    fresh = sorted(key for key in missing if key in own and not ADDED.search(key))
-    absent = sorted(key for key in own if key not in given and not ADDED.search(key))
-    if fresh or absent:
-        key = (fresh or absent)[0]
-        raise RecipeError(
-            f"{part}.model {where}: {len(fresh) + len(absent)} weight(s) are not in the checkpoint, "
-            f"first '{key}'{did_you_mean(key, info['unexpected_keys'])}"
-        )
+    added = {key for key in own if ADDED.search(key)} if whole is None else set()
+    fresh = sorted(key for key in missing if key in own and key not in added)
+    absent = sorted(key for key in own if key not in given and key not in added)
+    refuse_missing(part, where, [*fresh, *absent], unexpected)
     with torch.no_grad():
         for key, value in own.items():
             if key in given:
-                if value.shape != given[key].shape and key != embedding_name(network):
+                if value.shape != given[key].shape and key not in embedding_names(network):
                     refuse_shape(part, where, key, value.shape, given[key].shape)
                 copy_rows(value, given[key])
     for key, value in network.state_dict().items():
@@ -312,12 +340,13 @@ def from_checkpoint(kind: Any, where: str, part: str, **settings: Any) -> Any:
         raise RecipeError(f"{part}.model {where}: {reason}") from None
 
 
-def embedding_name(network: Any) -> str:
-    """The key of the word embeddings, the only weight that may have more rows than in the checkpoint."""
+def embedding_names(network: Any) -> set[str]:
+    """The keys of the word embeddings, the only weights that may have more rows than in the checkpoint; an encoder-decoder shares them."""
     if not hasattr(network, "get_input_embeddings"):
-        return ""
-    words = network.get_input_embeddings()
-    return next((f"{name}.weight" for name, module in network.named_modules() if module is words), "")
+        return set()
+    halves = [network.get_encoder(), network.get_decoder()] if network.config.is_encoder_decoder else []
+    words = [getattr(part.get_input_embeddings(), "weight", None) for part in (network, *halves)]
+    return {name for name, p in network.named_parameters(remove_duplicate=False) if any(p is weight for weight in words)}
 
 
 def checkpoint_config(where: str, part: str, own: PreTrainedConfig) -> PreTrainedConfig:
@@ -333,6 +362,13 @@ def copy_rows(target: torch.Tensor, source: torch.Tensor) -> None:
         target[: len(source)].copy_(source) if target.ndim else target.copy_(source)
         if target.ndim and len(target) > len(source):
             target[len(source) :] = source.mean(0)
+
+
+def refuse_missing(part: str, where: str, keys: Sequence[str], unexpected: Iterable[str]) -> None:
+    """RecipeError where there are `keys` that the checkpoint does not have; `unexpected` are those that it has instead."""
+    if keys:
+        near = did_you_mean(keys[0], unexpected)
+        raise RecipeError(f"{part}.model {where}: {len(keys)} weight(s) are not in the checkpoint, first '{keys[0]}'{near}")
 
 
 def refuse_shape(part: str, where: str, key: str, want: Sequence[int], have: Sequence[int]) -> None:

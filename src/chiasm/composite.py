@@ -20,30 +20,19 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedModel
 from transformers.modeling_outputs import ModelOutput
-from transformers.pytorch_utils import Conv1D
 from transformers.utils import TransformersKwargs
 
 from chiasm import components
+from chiasm.adapters import add_adapters
 from chiasm.components import did_you_mean
 from chiasm.config import ChiasmConfig
 from chiasm.connectors.base import read_prompt
+from chiasm.decoding import DECODING, DecodingPass
 from chiasm.fusion.base import BackboneShape, StreamShape, shown, visible_at
 from chiasm.fusion.hybrid import build as build_fusion
+from chiasm.outputs import ChiasmOutput
 from chiasm.processing import argument, build_modalities
-from chiasm.types import BadInput, RecipeError, Step, Streams, Tokens
-
-
-@dataclass
-class ChiasmOutput(ModelOutput):
-    """What `forward` returns; `fused` holds the branches that task heads read."""
-
-    loss: Tensor | None = None
-    logits: Tensor | None = None
-    last_hidden_state: Tensor | None = None
-    past_key_values: Any = None
-    hidden_states: tuple[Tensor, ...] | None = None
-    attentions: tuple[Tensor, ...] | None = None
-    fused: Any = None
+from chiasm.types import BadInput, Fused, RecipeError, Step, Streams, Tokens
 
 
 @dataclass(slots=True)
@@ -71,7 +60,7 @@ class ChiasmPreTrainedModel(PreTrainedModel):
         return
 
 
-class ChiasmModel(ChiasmPreTrainedModel):
+class ChiasmModel(DecodingPass, ChiasmPreTrainedModel):
     """Encoders, connectors, fusion and the headless backbone."""
 
     encoders: Any  # nn.ModuleDict of Encoder
@@ -101,20 +90,21 @@ class ChiasmModel(ChiasmPreTrainedModel):
             places = encoder.has_positions or connector.has_positions
             shapes[name] = StreamShape(connector.num_tokens(encoder.num_tokens), places)
         self.shapes = shapes
+        self.backbone_kind, self.backbone_options = kind, options
+        backbone = self.backbone
         shape = BackboneShape(
             width=width,
-            num_layers=text.num_hidden_layers,
-            num_heads=text.num_attention_heads,
-            causal=kind.causal,
-            embedding_std=getattr(text, "initializer_range", 0.02),
-            has_cross_attention=bool(kind(options, self.language_model).cross_attentions),
+            num_layers=backbone.sizes.num_hidden_layers,
+            num_heads=backbone.sizes.num_attention_heads,
+            causal=backbone.one_way,
+            embedding_std=backbone.embedding_std,
+            has_cross_attention=bool(backbone.cross_attentions),
         )
         self.fusion = build_fusion(config.fusion, shape, shapes)
-        self.backbone_kind, self.backbone_options = kind, options
         self._call: Call | None = None
         for layer in self.fusion.layers:
             self.backbone.layers[layer].register_forward_pre_hook(partial(self._meet, layer), with_kwargs=True)
-        for attention in self.backbone.cross_attentions:
+        for attention in () if kind.has_encoder else backbone.cross_attentions:  # a decoder always has its prompt to read
             attention.register_forward_hook(self._silence_absent)
         self.post_init()
 
@@ -220,30 +210,31 @@ class ChiasmModel(ChiasmPreTrainedModel):
         """Streams are routed Tokens; raw tensors (pixel_values, ...) are encoded and routed here.
 
         prompt_lengths [R]: of a causal text, how many visible tokens streams may read. Without it: all that fills a cache, else none.
+        An encoder-decoder also takes decoder_input_ids, decoder_attention_mask and encoder_outputs; see `decode`.
         """
-        given = input_ids if input_ids is not None else inputs_embeds
+        decoding = {name: tensors.pop(name, None) for name in DECODING} if self.backbone_kind.has_encoder else {}
+        given = next((g for g in (input_ids, inputs_embeds, (decoding.get("encoder_outputs") or [None])[0]) if g is not None), None)
         if given is None:
             raise TypeError("forward needs input_ids or inputs_embeds")
-        rows = len(given)
         pool, rest = self.pool_of(tensors)
         if streams is None:
-            streams = self.route(self.encode(pool), tensors, rows)
-        values = self.backbone.embed(input_ids, rows) if inputs_embeds is None else inputs_embeds
-        step = self.step(values, input_ids, attention_mask, past_key_values, use_cache=bool(use_cache), prompt_lengths=prompt_lengths)
-        step.trace = {} if tensors.get("output_attentions") else None
-        mask = step.mask
-        now = self.see(mask[:, -values.shape[1] :], step.placeholders, streams)
-        step.mask = torch.cat([mask[:, : -values.shape[1]], now], 1)
-        placed = self.fusion.place(read_prompt(self.connectors, streams, Tokens(values, now), step))
-        text = self.fusion.before(Tokens(values, now), placed, step)
+            streams = self.route(self.encode(pool), tensors, len(given))
+        cache = {"past_key_values": past_key_values, "use_cache": bool(use_cache)}
+        if self.backbone_kind.has_encoder:
+            if position_ids is not None:
+                raise TypeError("position_ids: an encoder-decoder counts its positions itself; leave them out")
+            return self.decode(input_ids, attention_mask, inputs_embeds, streams, **decoding, **cache, **rest)
+        values = self.backbone.embed(input_ids, len(given)) if inputs_embeds is None else inputs_embeds
+        step = self.step(values, attention_mask, self.placeholders(input_ids), streams, **cache, prompt_lengths=prompt_lengths)
+        step.trace = {} if rest.get("output_attentions") else None
+        text = Tokens(values, step.mask[:, -values.shape[1] :])
+        placed = self.fusion.place(read_prompt(self.connectors, streams, text, step))
+        text = self.fusion.before(text, placed, step)
         memory = self.fusion.memory(placed, step)
-        kwargs = {"position_ids": position_ids, "past_key_values": past_key_values, "use_cache": bool(use_cache), **rest}
-        with self._during(Call(placed, step, memory)) as call:
-            output = self.backbone.run(text.values, step.mask, memory, **kwargs)
+        with self._during(placed, step, memory) as call:
+            output = self.backbone.run(text.values, step.mask, memory, position_ids=position_ids, **cache, **rest)
             placed = call.streams
-        last = output.last_hidden_state
-        fused = self.fusion.after(Tokens(last, step.mask[:, -last.shape[1] :]), placed, step)
-        fused.trace |= step.trace or {}
+        fused = self.after(output, placed, step)
         return ChiasmOutput(
             last_hidden_state=fused.branches["text"].values,
             past_key_values=output.get("past_key_values"),
@@ -252,20 +243,29 @@ class ChiasmModel(ChiasmPreTrainedModel):
             fused=fused,
         )
 
+    def after(self, output: Any, placed: Streams, step: Step) -> Fused:
+        """What the tasks get of the backbone's output."""
+        last = output.last_hidden_state
+        fused = self.fusion.after(Tokens(last, step.mask[:, -last.shape[1] :]), placed, step)
+        fused.trace |= step.trace or {}
+        return fused
+
     def step(
         self,
-        values: Tensor,
-        input_ids: Tensor | None,
+        given: Tensor,
         attention_mask: Tensor | None,
-        past_key_values: Any,
+        placeholders: Mapping[str, Tensor],
+        streams: Streams,
         *,
-        use_cache: bool,
-        prompt_lengths: Tensor | None,
+        past_key_values: Any = None,
+        use_cache: bool = False,
+        prompt_lengths: Tensor | None = None,
     ) -> Step:
-        """What hooks must know of this pass: which tokens are real, which are placeholders, what streams may read, what is cached."""
+        """What hooks must know of a pass over `given` [R, T, ...]: what is real, what streams may read, what is cached."""
         offset = past_key_values.get_seq_length() if past_key_values is not None else 0
-        seen = torch.ones(len(values), offset + values.shape[1], dtype=torch.bool, device=values.device)
-        mask = seen if attention_mask is None else attention_mask.bool()
+        rows, length = given.shape[:2]
+        whole = torch.ones(rows, offset + length, dtype=torch.bool, device=given.device)
+        mask = whole if attention_mask is None else attention_mask.bool()
         if mask.shape[1] > self.max_length:
             raise BadInput(
                 "too_long",
@@ -273,13 +273,9 @@ class ChiasmModel(ChiasmPreTrainedModel):
                 "shorten it or raise max_position_embeddings",
             )
         caching = past_key_values is not None or use_cache
-        return Step(
-            mask=mask,
-            placeholders=self.placeholders(input_ids),
-            readable=self.readable(mask, prompt_lengths, offset=offset, caching=caching),
-            offset=offset,
-            generating=caching and not self.training,
-        )
+        readable = self.readable(mask, prompt_lengths, offset=offset, caching=caching)
+        seen = torch.cat([mask[:, :-length], self.see(mask[:, -length:], placeholders, streams)], 1)
+        return Step(mask=seen, placeholders=placeholders, readable=readable, offset=offset, generating=caching and not self.training)
 
     def pool_of(self, tensors: Mapping[str, Any]) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
         """Keyword arguments -> (pool by input, what goes on to the backbone); an unknown one is a TypeError with the nearest name."""
@@ -335,8 +331,9 @@ class ChiasmModel(ChiasmPreTrainedModel):
         return mask & (mask.long().cumsum(1) <= prompt_lengths.unsqueeze(1))
 
     @contextlib.contextmanager
-    def _during(self, call: Call) -> Generator[Call]:
-        self._call = call
+    def _during(self, placed: Streams, step: Step, memory: Tokens | None = None) -> Generator[Call]:
+        """While the backbone runs, its layers' hooks find here what they need."""
+        self._call = call = Call(placed, step, memory)
         try:
             yield call
         finally:
@@ -366,30 +363,3 @@ def build_encoder(spec: Mapping[str, Any], modality: Any) -> Any:
     network = dict(spec["config"]) if spec.get("config") else None
     config = AutoConfig.for_model(network.pop("model_type"), **network) if network else None
     return kind(kind.Options(**spec.get("options", {})), config, modality)
-
-
-def add_adapters(part: nn.Module, lora: Mapping[str, Any] | None, name: str) -> None:
-    """Put low-rank adapters (peft) into a part's linear layers; they start as no change: W x + (alpha / rank) B A x with B = 0."""
-    if lora is None:
-        return
-    from peft import LoraConfig, inject_adapter_in_model
-
-    linear = {key: module for key, module in part.named_modules() if isinstance(module, nn.Linear | Conv1D)}
-    wanted = lora["targets"]
-    for target in wanted or ():
-        if not any(key == target or key.endswith(f".{target}") for key in linear):
-            near = did_you_mean(target, (key.split(".")[-1] for key in linear))
-            raise RecipeError(f"{name}.train.lora.targets: no linear layer '{target}'{near}")
-    if not linear:
-        raise RecipeError(f"{name}.train: lora needs linear layers to adapt, and it has none; write train: all, or a number of layers")
-    config = LoraConfig(
-        r=lora["rank"],
-        lora_alpha=lora["alpha"] or 2 * lora["rank"],
-        lora_dropout=lora["dropout"],
-        target_modules=wanted or list(linear),
-        fan_in_fan_out=any(isinstance(module, Conv1D) for module in linear.values()),
-    )
-    inject_adapter_in_model(config, part)
-    for key, module in part.named_modules():
-        if "lora_" in key:
-            module._is_hf_initialized = True  # else transformers draws new weights for them, and B is no longer 0

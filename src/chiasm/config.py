@@ -39,7 +39,20 @@ class ChiasmConfig(PreTrainedConfig):
         if self.text_config is not None:
             for token in ("bos_token_id", "eos_token_id", "pad_token_id"):
                 kwargs.setdefault(token, getattr(self.text_config, token, None))
+            self.is_encoder_decoder = bool(self.text_config.is_encoder_decoder)
+            if self.is_encoder_decoder:
+                kwargs.setdefault("decoder_start_token_id", self.text_config.decoder_start_token_id)
         super().__post_init__(**kwargs)
+
+    def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> PreTrainedConfig:
+        """The backbone's config; of an encoder-decoder also that of one half, with its number of layers, from which caches are made."""
+        text = super().get_text_config(decoder=decoder, encoder=encoder)
+        if text is self or not text.is_encoder_decoder or decoder == encoder:
+            return text
+        half = text.get_text_config(decoder=decoder, encoder=encoder)
+        if decoder and hasattr(half, "num_decoder_layers"):
+            half.num_hidden_layers = half.num_decoder_layers
+        return half
 
     @property
     def image_token_id(self) -> int | None:

@@ -18,13 +18,16 @@ from transformers.modeling_outputs import ModelOutput
 from transformers.utils import logging
 
 from chiasm import components
-from chiasm.composite import ChiasmModel, ChiasmOutput, ChiasmPreTrainedModel
+from chiasm.composite import ChiasmModel, ChiasmPreTrainedModel
 from chiasm.config import ChiasmConfig
+from chiasm.decoding import DECODING
+from chiasm.generation import Generation
+from chiasm.outputs import ChiasmOutput
 from chiasm.processing import ChiasmProcessor
 from chiasm.types import Fused, RecipeError, Streams, Tokens
 
 
-class ChiasmForConditionalGeneration(ChiasmPreTrainedModel, GenerationMixin):
+class ChiasmForConditionalGeneration(Generation, ChiasmPreTrainedModel, GenerationMixin):
     """ChiasmModel with a language-model head (where the backbone generates) and the tasks' heads."""
 
     accepts_loss_kwargs = False  # else the stock Trainer multiplies the loss by accumulation or world size
@@ -36,8 +39,11 @@ class ChiasmForConditionalGeneration(ChiasmPreTrainedModel, GenerationMixin):
         words, width = embeddings.weight.shape
         self.lm_head: nn.Linear | None = nn.Linear(width, words, bias=False) if self.model.backbone_kind.generates else None
         if self.lm_head is not None and config.tie_word_embeddings:
-            name = next(n for n, m in self.model.named_modules() if m is embeddings)
-            self._tied_weights_keys = {"lm_head.weight": f"model.{name}.weight"}
+            name = next(f"{n}.weight" for n, m in self.model.named_modules() if m is embeddings)
+            source = self.model.get_expanded_tied_weights_keys(all_submodels=True).get(name, name)
+            self._tied_weights_keys = {"lm_head.weight": f"model.{source}"}
+        self.final_logits_bias: Tensor | None  # BART's name for it, and a buffer as there: it does not train
+        self.register_buffer("final_logits_bias", torch.zeros(1, words) if self.model.backbone.has_output_bias else None)
         self.tasks = build_tasks(config)
         for name, task in self.tasks.items():
             for side in task.reads if task.view == "towers" else ():
@@ -100,18 +106,25 @@ class ChiasmForConditionalGeneration(ChiasmPreTrainedModel, GenerationMixin):
         routed = self.model.route(streams, inputs, rows)
         mask = inputs["attention_mask"]
         prompt = inputs.get("prompt_lengths", mask.sum(1))  # a task that writes nothing has only a prompt
-        return self.model(input_ids=inputs["input_ids"], attention_mask=mask, streams=routed, prompt_lengths=prompt).fused
+        written = {name: inputs[name] for name in DECODING if name in inputs}  # an encoder-decoder's target
+        return self.model(input_ids=inputs["input_ids"], attention_mask=mask, streams=routed, prompt_lengths=prompt, **written).fused
+
+    def word_logits(self, values: Tensor) -> Tensor:
+        """[..., W] -> [..., V] by the word head, as the backbone's architecture has it."""
+        assert self.lm_head is not None, "this backbone does not generate"
+        scale = self.model.backbone.output_scale
+        logits = self.lm_head(values if scale == 1.0 else values * scale)
+        return logits if self.final_logits_bias is None else logits + self.final_logits_bias
 
     def text_logits(self, fused: Fused, chosen: Tensor | None = None) -> Tensor:
         """Next-token logits [R, T, V], or [N, V] where `chosen` [R, T - 1] is True; branches are mixed as log-probabilities."""
-        assert self.lm_head is not None, "this backbone does not generate"
         found = []
         for name, tokens in fused.branches.items():
             if chosen is None:
                 values = tokens.values if name == "text" else tokens.values[:, :1].expand_as(fused.branches["text"].values)
             else:
                 values = tokens.values[:, :-1][chosen] if name == "text" else tokens.values[:, 0][chosen.nonzero()[:, 0]]
-            found.append(self.lm_head(values))
+            found.append(self.word_logits(values))
         if len(found) == 1:
             return found[0]
         weights = branch_weights(fused)
@@ -146,8 +159,7 @@ class ChiasmForConditionalGeneration(ChiasmPreTrainedModel, GenerationMixin):
         embedded = Tokens(self.model.backbone.embed(ids, len(ids)), mask.bool())
         if through == "embeddings":
             return embedded.pooled()
-        output = self.model.backbone.run(embedded.values, embedded.mask, None)
-        return self.model.backbone.pool(Tokens(output.last_hidden_state, embedded.mask))
+        return self.model.backbone.pool(self.model.backbone.read(ids, embedded.mask))
 
     # ---- what transformers asks of it
 
@@ -165,18 +177,25 @@ class ChiasmForConditionalGeneration(ChiasmPreTrainedModel, GenerationMixin):
         pixel_values: Tensor | None = None,
         input_values: Tensor | None = None,
         prompt_lengths: Tensor | None = None,
+        decoder_input_ids: Tensor | None = None,
+        decoder_attention_mask: Tensor | None = None,
+        encoder_outputs: Any = None,
         **kwargs: Any,
     ) -> ChiasmOutput:
         """input_ids [R, T] and media tensors -> logits [R, T, V]; with `labels` [R, T] (-100: ignored) also the mean next-token loss.
 
         prompt_lengths [R]: how many visible tokens of each row a two-way fusion's streams may read; those before the first label, if
-        not given.
+        not given. An encoder-decoder reads input_ids [R, S] and writes decoder_input_ids [R, T], which are the labels shifted right
+        where they are not given; labels and logits stand for its T.
 
         Raises TypeError for any argument that the model does not read, naming the nearest one that it does.
         """
-        media = {"pixel_values": pixel_values, "input_values": input_values}
-        kwargs |= {k: v for k, v in media.items() if v is not None}
-        if prompt_lengths is None and labels is not None:
+        media = {"pixel_values": pixel_values, "input_values": input_values, "encoder_outputs": encoder_outputs}
+        written = {"decoder_input_ids": decoder_input_ids, "decoder_attention_mask": decoder_attention_mask}
+        kwargs |= {k: v for k, v in {**media, **written}.items() if v is not None}
+        if labels is not None and self.config.is_encoder_decoder:
+            kwargs.setdefault("decoder_input_ids", self.model.shifted_labels(labels))
+        elif labels is not None and prompt_lengths is None:
             seen = torch.ones_like(labels) if attention_mask is None else attention_mask[:, -labels.shape[1] :]
             prompt_lengths = (seen.bool() & ((labels != -100).cumsum(1) == 0)).sum(1)
         output = self.model(
@@ -199,67 +218,15 @@ class ChiasmForConditionalGeneration(ChiasmPreTrainedModel, GenerationMixin):
             fused = replace(fused, branches={**fused.branches, "text": kept})
         output.logits = self.text_logits(fused)
         if labels is not None:
-            count = kwargs.get("num_items_in_batch")
-            shifted = output.logits[:, :-1].flatten(0, 1).float()
-            loss = functional.cross_entropy(shifted, labels[:, 1:].flatten(), reduction="sum" if count is not None else "mean")
-            output.loss = loss if count is None else loss / count
+            output.loss = self._mean_loss(output.logits, labels, kwargs.get("num_items_in_batch"))
         return output
 
-    def _validate_model_kwargs(self, model_kwargs: dict[str, Any]) -> None:
-        self.model.pool_of({k: v for k, v in model_kwargs.items() if k not in FORWARD_ARGUMENTS})
-
-    def _maybe_prepare_encoder_kwargs_for_generation(
-        self, inputs_tensor: Tensor, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
-    ) -> dict[str, Any]:
-        """Encode media once before decoding, and route rows to units; decoding steps then see only `streams`."""
-        known = self.model.arguments()
-        rows = len(inputs_tensor)
-        streams = model_kwargs.pop("streams", None)
-        media = {key: model_kwargs.pop(key) for key in list(model_kwargs) if key in known}
-        if streams is None:
-            streams = self.model.encode(self.model.pool_of(media)[0])
-        model_kwargs["streams"] = streams = self.model.route(streams, media, rows)
-        if self.config.placeholder_ids and not inputs_tensor.is_floating_point():  # those of absent media stay hidden at every later step
-            mask = model_kwargs.get("attention_mask")
-            mask = torch.ones_like(inputs_tensor) if mask is None else mask
-            seen = self.model.see(mask.bool(), self.model.placeholders(inputs_tensor), streams).long()
-            model_kwargs |= {"attention_mask": seen, "position_ids": (seen.cumsum(1) - 1).clamp_min(0)}
-        if model_kwargs.get("attention_mask") is not None:
-            model_kwargs["prompt_lengths"] = model_kwargs["attention_mask"].sum(1)
-        else:
-            model_kwargs["prompt_lengths"] = inputs_tensor.new_full((rows,), inputs_tensor.shape[1], dtype=torch.long)
-        return model_kwargs
-
-    def _expand_inputs_for_generation(
-        self: Any, expand_size: int = 1, is_encoder_decoder: bool = False, input_ids: Any = None, **model_kwargs: Any
-    ) -> tuple[Any, dict[str, Any]]:
-        """Beams share their row's picture: only the rows' index is repeated."""
-        streams = model_kwargs.pop("streams", None)
-        ids, model_kwargs = super()._expand_inputs_for_generation(expand_size, is_encoder_decoder, input_ids, **model_kwargs)
-        if streams is not None:
-            rows = {
-                name: torch.arange(tokens.rows, device=tokens.values.device).repeat_interleave(expand_size)
-                for name, tokens in streams.items()
-            }
-            model_kwargs["streams"] = {n: t.select(rows[n]) if expand_size > 1 else t for n, t in streams.items()}
-        return ids, model_kwargs
-
-
-FORWARD_ARGUMENTS = frozenset(
-    (
-        "input_ids",
-        "attention_mask",
-        "position_ids",
-        "past_key_values",
-        "inputs_embeds",
-        "labels",
-        "use_cache",
-        "logits_to_keep",
-        "streams",
-        "prompt_lengths",
-        "mm_encoder_outputs",
-    )
-)
+    def _mean_loss(self, logits: Tensor, labels: Tensor, count: Tensor | None) -> Tensor:
+        """Cross-entropy over labels [R, T]: those of the same place where a decoder writes, of the next place in one text."""
+        if not self.config.is_encoder_decoder:
+            logits, labels = logits[:, :-1], labels[:, 1:]
+        loss = functional.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), reduction="mean" if count is None else "sum")
+        return loss if count is None else loss / count
 
 
 def build_tasks(config: ChiasmConfig) -> dict[str, Any]:

@@ -38,7 +38,8 @@ class ChiasmProcessor(ProcessorMixin):
 
     inputs: name -> {modality, options, state}; placeholder_counts: how many sequence places one item of an input takes, for those inputs
     whose tokens enter the sequence; layout: {first: whether placeholders stand in front, start: ids, close: ids,
-    side: of the padding, absent: how many placeholders an absent input has}.
+    side: of the padding, absent: how many placeholders an absent input has,
+    target: {before: id, start: ids, close: ids} where what is written is a text of its own}.
     """
 
     def __init__(
@@ -73,6 +74,12 @@ class ChiasmProcessor(ProcessorMixin):
         return self.layout["close"]
 
     @property
+    def target_edges(self) -> tuple[list[int], list[int], list[int]] | None:
+        """Of an encoder-decoder: what decoding starts with, and what a target begins and ends with. None: targets follow prompts."""
+        target = self.layout.get("target")
+        return None if target is None else ([target["before"]], target["start"], target["close"])
+
+    @property
     def pad_id(self) -> int:
         return self.tokenizer.pad_token_id
 
@@ -97,11 +104,15 @@ class ChiasmProcessor(ProcessorMixin):
     def _run(self, name: str, items: int) -> list[int]:
         return [self.placeholder_id(name)] * (self.placeholder_counts[name] * items or self.layout.get("absent", 0))
 
-    def encode(self, texts: Sequence[str], *, user: bool) -> list[list[int]]:
-        """Texts -> ids without special tokens around them; in a user's text special tokens are ordinary characters."""
+    def encode(self, texts: Sequence[str], *, user: bool, target: bool = False) -> list[list[int]]:
+        """Texts -> ids without special tokens around them; in a user's text special tokens are ordinary characters.
+
+        target: as what a decoder writes, for which a translator's tokenizer (Marian's) may have other rules than for what is read.
+        """
         if not texts:
             return []
-        return self.tokenizer(list(texts), add_special_tokens=False, split_special_tokens=user, return_attention_mask=False)["input_ids"]
+        given = {"text_target" if target else "text": list(texts)}
+        return self.tokenizer(**given, add_special_tokens=False, split_special_tokens=user, return_attention_mask=False)["input_ids"]
 
     def decode_texts(self, ids: Tensor) -> list[str]:
         """Generated ids [R, T] -> texts up to the end token."""

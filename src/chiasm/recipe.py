@@ -132,7 +132,7 @@ class BackboneSpec(OpenSpec):
 
     shorthand: ClassVar[str] = "model"
     kind: str | None = None
-    """causal, bidirectional, latent, ...; found out from the model where not given."""
+    """causal, bidirectional, encoder_decoder, latent, ...; found out from the model where not given."""
     model: str | None = None
     """A pretrained name (Hub), or a folder that save_pretrained wrote."""
     arch: str | None = None

@@ -55,6 +55,22 @@ def arch_keys(arch: str) -> list[str]:
     return sorted({*names, *config.attribute_map})
 
 
+def arch_kind(arch: str | None) -> str | None:
+    """The kind of backbone that a fresh transformers architecture is; None where there is no such architecture."""
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    return backbone_kind(CONFIG_MAPPING[arch]) if arch is not None and arch in CONFIG_MAPPING else None
+
+
+def backbone_kind(config: Any) -> str:
+    """The kind of backbone that a transformers config, or its class, describes."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
+    if config.is_encoder_decoder:
+        return "encoder_decoder"
+    return "bidirectional" if config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES else "causal"
+
+
 @dataclass
 class _Check:
     recipe: Recipe
@@ -126,7 +142,8 @@ class _Check:
         """The backbone's kind and options; where the kind is found out from the model later, the options of every kind are known."""
         spec, path = self.recipe.backbone, ("backbone",)
         fresh = not (spec.model or spec.arch)
-        kinds = [spec.kind or "latent"] if spec.kind or fresh else components.names("backbone")
+        known_kind = spec.kind or ("latent" if fresh else arch_kind(spec.arch))
+        kinds = [known_kind] if known_kind else components.names("backbone")
         arch = spec.arch or ("bert" if fresh else None)  # latents are mixed by a small BERT
         known = self.architecture(path, spec.model, arch)
         for kind in kinds:

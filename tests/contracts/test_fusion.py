@@ -271,7 +271,7 @@ def test_a_declared_input_reaches_the_output(fusion, backbone, name):
     first, second = (prepared(processor, [0, 0], **{name: [media(1), media(seed)]}) for seed in (1, 2) for media in [MEDIA[name]])
     before, after = results(model, first), results(model, second)
     assert torch.equal(before[0], after[0])
-    assert torch.allclose(before[1], after[1], atol=1e-4) != model.fusion.reads_streams
+    assert torch.allclose(before[1], after[1], atol=1e-5) != model.fusion.reads_streams  # row 0 is bit-equal: no noise
 
 
 MEDIA = {"image": picture, "audio": sound}

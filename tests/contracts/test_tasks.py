@@ -39,10 +39,22 @@ every_task = pytest.mark.parametrize("name", TASKS)
 FUSED = {"type": "hybrid", "parts": [{"type": "cross_attention"}, {"type": "late", "combine": "decisions", "inputs": ["audio"]}]}
 
 
+BACKBONES = ("gpt2", "t5")  # one text, or a prompt that is read and a target that is written
+current = {"backbone": BACKBONES[0]}
+
+
+@pytest.fixture(autouse=True, params=BACKBONES)
+def on_each_backbone(request):
+    current["backbone"] = request.param
+
+
 @lru_cache
+def built(backbone):
+    return assembled(FUSED, backbone, tasks=TASKS, data="scenes")
+
+
 def model_of_all():
-    model, processor = assembled(FUSED, "gpt2", tasks=TASKS, data="scenes")
-    return model, processor
+    return built(current["backbone"])
 
 
 @pytest.fixture(autouse=True, scope="module")

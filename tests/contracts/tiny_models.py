@@ -30,14 +30,24 @@ NEITHER_DROPS = {"attention_probs_dropout_prob": 0.0, "hidden_dropout_prob": 0.0
 GPT2 = {"arch": "gpt2", "n_embd": 32, "n_layer": 2, "n_head": 4, "n_inner": 48, "n_positions": 64, "initializer_range": 0.3}
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48, "initializer_range": 0.3}
 DECODER = {**SMALL, "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 64}
+T5 = {"arch": "t5", "d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4, "dropout_rate": 0.0, "tokenizer": "words"}
+BART_ENCODER = {"encoder_layers": 2, "encoder_attention_heads": 4, "encoder_ffn_dim": 48}
+BART_DECODER = {"decoder_layers": 2, "decoder_attention_heads": 4, "decoder_ffn_dim": 48, "max_position_embeddings": 64}
+BART = {"arch": "bart", "d_model": 32, **BART_ENCODER, **BART_DECODER, "dropout": 0.0, "init_std": 0.3, "tokenizer": "words"}
 BACKBONES: dict[str, dict[str, Any]] = {
     "gpt2": {**GPT2, "attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0, "tokenizer": "words"},
     "qwen3": {"arch": "qwen3", **DECODER, "tokenizer": "words"},
     "llama": {"arch": "llama", **DECODER, "tie_word_embeddings": False, "tokenizer": "words"},
     "bert": {"kind": "bidirectional", "arch": "bert", **SMALL, **NEITHER_DROPS, "max_position_embeddings": 64, "tokenizer": "words"},
     "latent": {"kind": "latent", "arch": "bert", **SMALL, **NEITHER_DROPS, "latents": 3},
+    "t5": T5,  # the fusion meets the decoder
+    "t5 encoder": {**T5, "side": "encoder", "num_decoder_layers": 3},
+    "bart": BART,
+    "bart encoder": {**BART, "side": "encoder", "decoder_layers": 1},
 }
 CAUSAL = ("gpt2", "qwen3")
+SEQ2SEQ = ("t5", "t5 encoder", "bart", "bart encoder")
+ON_BART = ("early", "cross_attention", "co_attention", "hybrid")
 HYBRID = {"type": "hybrid", "parts": [{"type": "cross_attention", "inputs": ["image"]}, {"type": "early", "inputs": ["audio"]}]}
 VARIANTS: dict[str, dict[str, Any]] = {
     "late": {"type": "late", "normalize": True},
@@ -56,12 +66,16 @@ OWN_WEIGHTS = {"type": "cross_attention", "weights": "backbone"}
 
 
 def cells() -> list[tuple[str, str]]:
-    """(fusion, backbone): every strategy on every kind of backbone, its variants on one."""
+    """(fusion, backbone): every strategy on every kind of backbone, its variants on one; an encoder-decoder on both sides."""
     return [(fusion, backbone) for fusion in [*FUSIONS, "own weights"] for backbone in valid(fusion)]
 
 
 def valid(fusion: str) -> tuple[str, ...]:
-    return (*CAUSAL, "bert", "latent") if fusion in STRATEGIES else ("gpt2",)
+    if fusion == "own weights":
+        return ("gpt2", "t5", "bart")
+    if fusion not in STRATEGIES:
+        return ("gpt2",)
+    return (*CAUSAL, "bert", "latent", "t5", "t5 encoder", *(("bart", "bart encoder") if fusion in ON_BART else ()))
 
 
 @lru_cache(maxsize=64)

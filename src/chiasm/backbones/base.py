@@ -15,6 +15,8 @@ from transformers import PreTrainedConfig
 from chiasm.encoders.base import network_of
 from chiasm.types import RecipeError, Tokens
 
+CROSS_ATTENTIONS = (".crossattention", ".EncDecAttention", ".encoder_attn")  # as GPT-2 and BERT, T5, and BART and its kin call theirs
+
 
 class Options(BaseModel):
     """Keys of `backbone:` that are the backbone's own (model, arch, tokenizer and train are read elsewhere)."""
@@ -33,6 +35,7 @@ class Backbone:
     reads_text: ClassVar[bool] = True
     generates: ClassVar[bool] = False
     placeholders_first: ClassVar[bool] = False  # where an input without a placeholder stands: in front, or after the text
+    has_encoder: ClassVar[bool] = False  # an encoder reads the prompt, a decoder of its own writes
 
     def __init__(self, options: Any, network: Any):
         self.options, self.network = options, network
@@ -45,15 +48,52 @@ class Backbone:
             nn.init.normal_(network.get_input_embeddings().weight, std=options.embedding_std)
         return network
 
+    @classmethod
+    def check(cls, config: PreTrainedConfig) -> None:
+        """RecipeError where a network of this config cannot be run so."""
+        if config.is_encoder_decoder != cls.has_encoder:
+            halves = "an encoder and a decoder" if config.is_encoder_decoder else "no encoder and decoder of its own"
+            raise RecipeError(f"backbone.kind: {config.model_type} has {halves}; leave `kind` out")
+
+    @property
+    def output_scale(self) -> float:
+        """What the word head multiplies its input by."""
+        return 1.0
+
+    @property
+    def has_output_bias(self) -> bool:
+        """Whether the architecture adds a fixed bias to every word's logit."""
+        return False
+
+    @property
+    def stack(self) -> Any:
+        """The part of the network whose layers fusions hook into."""
+        return self.network
+
+    @property
+    def sizes(self) -> PreTrainedConfig:
+        """The config that says how many layers and heads `stack` has."""
+        return self.network.config.get_text_config()
+
+    @property
+    def one_way(self) -> bool:
+        """Whether tokens of `stack` see only those before them."""
+        return self.causal
+
     @property
     def layers(self) -> nn.ModuleList:
         """The network's own list of layers, ahead of which fusions hook in."""
-        return layer_list(self.network)
+        return layer_list(self.stack, self.sizes.num_hidden_layers)
 
     @property
     def cross_attentions(self) -> list[nn.Module]:
         """The network's own cross-attentions, where it was built with them."""
-        return [module for name, module in self.network.named_modules() if name.endswith(".crossattention")]
+        return [module for name, module in self.stack.named_modules() if name.endswith(CROSS_ATTENTIONS)]
+
+    @property
+    def embedding_std(self) -> float:
+        """How far the architecture spreads fresh word embeddings."""
+        return getattr(self.network.config.get_text_config(), "initializer_range", 0.02)
 
     def embed(self, input_ids: Tensor | None, rows: int) -> Tensor:
         """[R, T] -> [R, T, W]: the network's own word embeddings."""
@@ -66,14 +106,17 @@ class Backbone:
             kwargs |= {"encoder_hidden_states": memory.values, "encoder_attention_mask": memory.mask.long()}
         return self.network(inputs_embeds=values, attention_mask=mask.long(), **kwargs)
 
+    def read(self, ids: Tensor, mask: Tensor) -> Tokens:
+        """Texts alone [N, T], past any fusion -> the output that `pool` reads."""
+        return Tokens(self.run(self.embed(ids, len(ids)), mask, None).last_hidden_state, mask)
+
     def pool(self, tokens: Tokens) -> Tensor:
         """[R, T, W] -> [R, W]: what a classifier reads."""
         return tokens.pooled()
 
 
-def layer_list(network: Any) -> nn.ModuleList:
+def layer_list(network: Any, count: int) -> nn.ModuleList:
     """The module list whose length is the config's number of layers; every architecture has one, under a name of its own."""
-    count = network.config.get_text_config().num_hidden_layers
     for module in network.modules():
         if isinstance(module, nn.ModuleList) and len(module) == count and len({type(m) for m in module}) == 1:
             return module

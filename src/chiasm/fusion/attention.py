@@ -154,6 +154,8 @@ class FeedForward(nn.Module):
 
 def readable(text: Tokens, step: Step) -> Tokens:
     """The text as streams may read it: prompt tokens only, so that no answer token reaches the ones before it."""
+    if step.prompt is not None:
+        return step.prompt
     return text if step.readable is None else replace(text, mask=text.mask & step.readable)
 
 

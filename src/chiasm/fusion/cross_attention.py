@@ -1,7 +1,7 @@
 """Cross-attention: text tokens read stream tokens ahead of every k-th layer (VisionEncoderDecoder, ViT to GPT-2; CoCa's decoder).
 
 Works on any backbone through its layer list. `weights: backbone` uses the cross-attention that GPT-2, BERT, T5 and BART bring themselves
-instead (those weights keep their own names); several inputs are then concatenated.
+instead (those weights keep their own names); several inputs are then concatenated, behind the encoder's output where there is one.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class CrossAttention(LayerFusion):
     def __init__(self, options: Any, backbone: BackboneShape, streams: Mapping[str, StreamShape]):
         super().__init__(options, backbone, streams)
         if options.weights == "backbone" and not backbone.has_cross_attention:
-            raise RecipeError("fusion.weights: this backbone has no cross-attention of its own; use weights: own")
+            raise RecipeError("fusion.weights: the backbone has no cross-attention of its own (an encoder has none); use weights: own")
         self.reads = nn.ModuleList(
             nn.ModuleDict({name: Reader(backbone.width, self.attention(options.start), [name]) for name in self.inputs})
             for _ in self.layers

@@ -44,19 +44,26 @@ class Generate(PromptedTask):
         return super().wants(sample) and (not texts or any(not is_missing(sample.parts.get(name)) for name in texts))
 
     def collate(self, samples: Sequence[Sample], processor: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """A target goes on its prompt, or is a text of its own that a decoder begins with one fixed token: there, that is its prompt."""
         prompts = self.prompts(samples, processor)
         texts = [self.target.render(sample.parts) if super(Generate, self).wants(sample) else None for sample in samples]
-        lead = " " if self.prompt.pieces else ""
-        answers = [[*ids, processor.end_id] for ids in processor.encode([lead + (text or "") for text in texts], user=True)]
-        ids, mask = pad([p + a for p, a in zip(prompts, answers, strict=True)], processor.pad_id)
+        apart = processor.target_edges
+        before, start, close = apart or ([], [], [processor.end_id])
+        lead = " " if self.prompt.pieces and not apart else ""
+        encoded = processor.encode([lead + (text or "") for text in texts], user=True, target=apart is not None)
+        answers = [[*start, *ids, *close] for ids in encoded]
+        read = [before] * len(prompts) if apart else prompts
+        ids, mask = pad([p + a for p, a in zip(read, answers, strict=True)], processor.pad_id)
         labels = torch.full_like(ids, -100)
-        for row, (prompt, answer, text) in enumerate(zip(prompts, answers, texts, strict=True)):
+        for row, (prompt, answer, text) in enumerate(zip(read, answers, texts, strict=True)):
             if text is not None:  # a row without a target is only predicted
                 labels[row, len(prompt) : len(prompt) + len(answer)] = torch.tensor(answer)
-        lengths = torch.tensor([len(p) for p in prompts])
-        weight = float((labels != -100).sum())
-        inputs = {"input_ids": ids, "attention_mask": mask, "prompt_lengths": lengths}
-        return inputs, {"labels": labels, "texts": texts, "weight": weight}
+        targets = {"labels": labels, "texts": texts, "weight": float((labels != -100).sum())}
+        if not apart:
+            return {"input_ids": ids, "attention_mask": mask, "prompt_lengths": torch.tensor([len(p) for p in prompts])}, targets
+        prompt_ids, prompt_mask = pad(prompts, processor.pad_id)
+        written = {"decoder_input_ids": ids, "decoder_attention_mask": mask}
+        return {"input_ids": prompt_ids, "attention_mask": prompt_mask, **written}, targets
 
     def loss(self, model: Any, batch: Batch, streams: Streams) -> LossParts:
         logits, labels = self.labelled(model, batch, streams)
@@ -82,20 +89,23 @@ class Generate(PromptedTask):
 
     @torch.no_grad()
     def predict(self, model: Any, batch: Batch, streams: Streams) -> list[Prediction]:
-        ids, mask = prompts_left_padded(batch, model.config.pad_token_id)
+        inputs = prompts_alone(batch, model.config.pad_token_id)
+        written = 1 if model.config.is_encoder_decoder else inputs["input_ids"].shape[1]  # tokens that `generate` gives back first
         settings = {"max_new_tokens": 32, "do_sample": False, **self.options.generation}
-        settings["max_new_tokens"] = max(1, min(settings["max_new_tokens"], model.model.max_length - ids.shape[1]))
-        inputs = {**batch.inputs, "input_ids": ids, "attention_mask": mask}
-        written = model.generate(**inputs, streams=streams, **settings)[:, ids.shape[1] :]
-        texts = model.processor.decode_texts(written)
+        settings["max_new_tokens"] = max(1, min(settings["max_new_tokens"], model.model.max_length - written))
+        new = model.generate(**inputs, streams=streams, **settings)[:, written:]
+        texts = model.processor.decode_texts(new)
         return [Prediction(i, self.name, text, target) for i, text, target in zip(batch.ids, texts, batch.targets["texts"], strict=True)]
 
 
-def prompts_left_padded(batch: Batch, pad_id: int) -> tuple[Tensor, Tensor]:
-    """The prompts alone, padded on the left as generation wants them: ids and mask [R, longest prompt]."""
-    lengths = batch.inputs["prompt_lengths"]
+def prompts_alone(batch: Batch, pad_id: int) -> dict[str, Tensor]:
+    """The batch's inputs without targets: an encoder's prompts as they are; others cut off and padded on the left, as generation wants."""
+    inputs = {key: value for key, value in batch.inputs.items() if not key.startswith("decoder_")}
+    if "prompt_lengths" not in inputs:
+        return inputs
+    lengths = inputs["prompt_lengths"]
     longest = int(lengths.max())
     place = torch.arange(longest, device=lengths.device) - (longest - lengths).unsqueeze(1)  # [R, longest]
     mask = place >= 0
-    ids = batch.inputs["input_ids"].gather(1, place.clamp_min(0)).masked_fill(~mask, pad_id)
-    return ids, mask
+    ids = inputs["input_ids"].gather(1, place.clamp_min(0)).masked_fill(~mask, pad_id)
+    return {**inputs, "input_ids": ids, "attention_mask": mask}

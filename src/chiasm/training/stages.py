@@ -118,7 +118,9 @@ def _allowed(module: nn.Module, own: list[tuple[str, nn.Parameter]], most: Any, 
         if not adapters:
             raise RecipeError(f"{part}.train: lora, but the part has no adapters; it needs linear layers to adapt")
         return adapters
-    layers = max((m for m in module.modules() if m is not module and isinstance(m, nn.ModuleList)), key=len, default=[])
+    lists = {name: m for name, m in module.named_modules() if m is not module and isinstance(m, nn.ModuleList)}
+    writing = next((m for name, m in lists.items() if "decoder" in name.split(".")), None)  # an encoder-decoder's last layers write
+    layers = writing or max(lists.values(), key=len, default=[])
     if most > len(layers):
         raise RecipeError(f"{part}.train: {most} layers are more than its {len(layers)}; give a smaller number, or all")
     last = {id(p) for layer in list(layers)[-most:] for p in layer.parameters()}
