@@ -214,6 +214,26 @@ def test_things_and_words_rows():
     assert len(keys) == len(words) and all(words.read(i).parts["audio"].key.endswith(words.read(i).parts["thing"]) for i in (0, 41, 99))
 
 
+def test_views_show_say_or_tell_one_thing():
+    """Training has two combinations; the test split has every other one too, and the caption names the thing half of the time."""
+    seen, every = [[Scenes(split).read(i).parts for i in range(700)] for split in ("views", "views_test")]
+    assert {row["kind"] for row in seen} == {"caption+image", "caption+audio"}
+    subsets = {"+".join(s) for n in (1, 2, 3) for s in itertools.combinations(("caption", "image", "audio"), n)}
+    assert {row["kind"] for row in every} == subsets
+    for row in (*seen, *every):
+        assert {*row["kind"].split("+"), "thing", "kind"} == set(row)
+        if "image" in row:
+            (placed,) = row["image"].draw.args[2]
+            assert placed.thing == row["thing"] and row.get("caption", placed.colour).find(placed.colour) >= 0
+        if "audio" in row:
+            assert row["audio"].key.endswith(f"/{row['thing']}")
+        if "caption" in row:
+            assert row["caption"].split()[-1] in (row["thing"], "thing")
+    named = [row["caption"].split()[-1] == row["thing"] for row in seen]
+    assert 0.4 < np.mean(named) < 0.6
+    assert not {row["audio"].key for row in seen if "audio" in row} & {row["audio"].key for row in every if "audio" in row}
+
+
 def test_lengths_columns_and_wrong_names():
     assert [len(Scenes(split)) // ROWS for split in SCENE_SPLITS] == [20_000, 100, 1_000, 1_000]
     assert {c for i in range(ROWS) for c in Scenes("test").read(i).parts} == set(Scenes("test").columns)

@@ -42,6 +42,11 @@ def caption(scene: Scene) -> str:
     return f"{text} in the {SLOTS[next(iter(scene.things))]}" if len(scene.things) == 1 else text
 
 
+def told(chance: Chance, thing: str, colour: str) -> str:
+    """`a red cat`, or as often `a red thing`, which leaves it to a picture or a voice."""
+    return _with_article(f"{colour} {thing if chance.uniform() < 0.5 else 'thing'}")
+
+
 def written_questions(chance: Chance, scene: Scene) -> list[Question]:
     """WRITTEN different questions: always the sum (where there is a digit) and a colour's count, then a draw of the other kinds."""
     others = [what, colour, where, exists, relation, chance.pick((count, count_kind, count_kind))]

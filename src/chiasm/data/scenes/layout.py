@@ -27,8 +27,12 @@ class SplitPlan:
     size: int  # scenes, or rows where a row is not a scene
     people: str = "train"  # whose handwriting (a key of HANDWRITING) and whose voices
     new_pairs: bool = False  # every scene shows at least one colour-thing pair that training never shows
-    unit: str = "scene"  # "scene", "thing" (crops of single things) or "word" (spoken words)
+    unit: str = "scene"  # "scene", "thing" (crops of single things), "word" (spoken words) or "view" (a thing shown, said or told)
+    views: tuple[str, ...] = ()  # of rows of views: which of them row after row has, by turns
 
+
+TRAINED_VIEWS = ("caption+image", "caption+audio")
+OTHER_VIEWS = ("caption+image+audio", "image+audio", "caption", "image", "audio")
 
 SPLITS = {
     "train": SplitPlan(20_000),
@@ -38,6 +42,8 @@ SPLITS = {
     "things": SplitPlan(20_000, unit="thing"),
     "words": SplitPlan(10_000, unit="word"),  # at most: there are as many rows as clips
     "words_test": SplitPlan(10_000, "test", unit="word"),
+    "views": SplitPlan(20_000, unit="view", views=TRAINED_VIEWS),
+    "views_test": SplitPlan(3_500, "test", unit="view", views=(*TRAINED_VIEWS, *OTHER_VIEWS)),
 }
 
 

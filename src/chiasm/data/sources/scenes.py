@@ -9,7 +9,7 @@ from typing import Any
 from chiasm.components import did_you_mean
 from chiasm.data.scenes.chance import Chance
 from chiasm.data.scenes.draw import CROP, SCENE, draw
-from chiasm.data.scenes.language import WRITTEN, caption, spoken_question, written_questions
+from chiasm.data.scenes.language import WRITTEN, caption, spoken_question, told, written_questions
 from chiasm.data.scenes.layout import SPLITS, Scene, make_crop, make_scene
 from chiasm.data.scenes.speech import say, speakers
 from chiasm.data.scenes.things import THINGS
@@ -21,6 +21,7 @@ _COLUMNS = {
     "scene": ("image", "caption", "audio", "question", "answer", "kind"),
     "thing": ("image", "thing", "colour"),
     "word": ("audio", "thing"),
+    "view": ("image", "audio", "caption", "thing", "kind"),
 }
 
 
@@ -32,7 +33,9 @@ class Scenes(Source):
         {"image": Drawn, "audio": Drawn, "question": "where is this thing ?", "answer": "top left", "kind": "spoken"}
 
     `things` (for training): {"image": Drawn, "thing": "cat", "colour": "red"}, one thing on 32x32 pixels. `words` (for training) and
-    `words_test` (voices that training never hears): {"audio": Drawn, "thing": "cat"}.
+    `words_test` (voices that training never hears): {"audio": Drawn, "thing": "cat"}. `views` (for training): one thing as {"caption": "a
+    red cat" or "a red thing", "image": Drawn} or as the caption and {"audio": Drawn}, by turns, with `thing` and the inputs' names as
+    `kind`; `views_test` has those two and all other combinations of the three.
     """
 
     splits = tuple(SPLITS)
@@ -56,8 +59,14 @@ class Scenes(Source):
         if self.plan.unit == "scene":
             parts = _scene_rows(self.split, self.seed, index // ROWS)[index % ROWS]
         else:
-            parts = _thing_row(self.split, self.seed, index) if self.plan.unit == "thing" else _word_row(self.plan.people, index)
+            parts = self._single(index)
         return Sample(sample_id, parts, file, line)
+
+    def _single(self, index: int) -> dict[str, Any]:
+        """The parts of a row about one thing."""
+        if self.plan.unit == "word":
+            return _word_row(self.plan.people, index)
+        return (_thing_row if self.plan.unit == "thing" else _view_row)(self.split, self.seed, index)
 
     def origin(self, index: int) -> tuple[str, str, int | None]:
         return f"{self.split}:{index}", f"scenes/{self.split}", index
@@ -89,6 +98,19 @@ def _scene_rows(split: str, seed: int, number: int) -> tuple[dict[str, Any], ...
 def _thing_row(split: str, seed: int, number: int) -> dict[str, Any]:
     crop = make_crop(Chance(seed, split, number), SPLITS[split])
     return {"image": _picture(split, seed, number, CROP, crop), "thing": crop.things[0].thing, "colour": crop.things[0].colour}
+
+
+def _view_row(split: str, seed: int, number: int) -> dict[str, Any]:
+    chance, plan = Chance(seed, split, number), SPLITS[split]
+    crop = make_crop(chance, plan)
+    thing, colour = crop.things[0].thing, crop.things[0].colour
+    views = {
+        "caption": told(chance, thing, colour),
+        "image": _picture(split, seed, number, CROP, crop),
+        "audio": _clip(thing, *chance.pick(speakers(plan.people))),
+    }
+    kind = plan.views[number % len(plan.views)]
+    return {name: view for name, view in views.items() if name in kind.split("+")} | {"thing": thing, "kind": kind}
 
 
 def _word_row(people: str, number: int) -> dict[str, Any]:
