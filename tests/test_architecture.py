@@ -33,6 +33,7 @@ LAYERS = [
     ["report"],
     ["run"],
     ["check"],
+    ["compare"],
 ]
 COMPONENT_FOLDERS = ["media", "data/sources", "encoders", "connectors", "backbones", "fusion", "metrics", "tasks"]
 ATTICS = {"utils.py", "util.py", "helpers.py", "common.py", "misc.py", "constants.py"}

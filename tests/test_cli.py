@@ -56,6 +56,14 @@ class StandIn:
         self.note("train", recipe, more)
         return self.run
 
+    def compare(self, recipe: str, **more: Any) -> Any:
+        self.note("compare", recipe, more)
+        return SimpleNamespace(folder=Path("runs/compare-x"), summary={"verdict": "a tie"}, lines=["early 0.9", "a tie"])
+
+    def replay(self, folder: Path) -> Any:
+        self.note("replay", folder)
+        return SimpleNamespace(folder=folder, summary={"verdict": "a tie"}, lines=["early 0.9", "a tie"])
+
     def load(self, folder: Path) -> Any:
         self.note("load", folder)
         return self.run
@@ -104,6 +112,26 @@ def test_train_passes_its_arguments_on_and_names_the_next_step(library: StandIn,
     assert "\x1b" not in said.out + said.err
 
 
+def test_compare_passes_its_arguments_on(library: StandIn, capsys: pytest.CaptureFixture[str]):
+    assert run(["compare", "demo", "train.seed=1", "--fusion", "early,late:combine=sum", "--seeds", "2", "--match", "macs"]) == 0
+    more = {
+        "fusions": "early,late:combine=sum",
+        "vary": (),
+        "seeds": 2,
+        "match": "macs",
+        "trials": 1,
+        "task": None,
+        "output": None,
+        "jobs": 1,
+    }
+    assert library.calls == [("compare", "demo", {**more, "overrides": ["train.seed=1"], "progress": True})]
+    said = capsys.readouterr()
+    assert said.out == "early 0.9\na tie\nwrote runs/compare-x/comparison.html\n"
+    assert "Next:" in said.err and "chiasm compare --replay runs/compare-x" in said.err
+    assert run(["compare", "--replay", "runs/compare-x"]) == 0
+    assert library.calls[-1] == ("replay", Path("runs/compare-x"))
+
+
 def test_the_other_commands_pass_their_arguments_on(library: StandIn, tmp_path: Path):
     question = "what colour is the 太阳 ?"
     assert run(["evaluate", "runs/x", "--split", "validation"]) == 0
@@ -135,6 +163,9 @@ def test_the_other_commands_pass_their_arguments_on(library: StandIn, tmp_path: 
         ["init", "data.csv"],
         ["check", "good"],
         ["check", "bad"],
+        ["compare", "demo"],
+        ["compare", "--replay", "runs/compare-x"],
+        ["compare"],
         ["demo"],
         ["recipes"],
         ["recipes", "show", "demo"],

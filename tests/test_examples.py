@@ -10,6 +10,7 @@ import numpy as np
 import PIL.Image
 import pyarrow as pa
 import pyarrow.parquet as pq
+import soundfile
 
 from chiasm.data.opening import open_source
 from chiasm.recipe import load_recipe
@@ -43,7 +44,9 @@ def test_easy_vqa(tmp_path):
 
 def test_av_digits(tmp_path):
     np.savez(tmp_path / "digits8x8.npz", images=np.full((2, 8, 8), 16, np.uint8))
-    pq.write_table(pa.table({"id": ["3_a_0"], "audio": [b"fLaC"]}), tmp_path / "speech.parquet")
+    clip = io.BytesIO()
+    soundfile.write(clip, np.sin(np.arange(4000) / 5), 8000, format="FLAC")
+    pq.write_table(pa.table({"id": ["3_a_0"], "audio": [clip.getvalue()]}), tmp_path / "speech.parquet")
     digits = {"text": "tow", "image_digit": 1, "audio_digit": 3, "text_digit": 2}
     for split in ("train", "val"):
         row = {"task": "sum2", "image_index": 1, "audio_id": "3_a_0", **digits, "label": 4}
@@ -53,4 +56,19 @@ def test_av_digits(tmp_path):
     record = open_source(data, "validation").read(0).parts
     assert record == {"image": "images/1.png", "audio": "audio/3_a_0.flac", **digits, "label": 4}
     assert np.asarray(PIL.Image.open(tmp_path / "out" / record["image"])).tolist() == [[255] * 8] * 8
-    assert (tmp_path / "out" / record["audio"]).read_bytes() == b"fLaC"
+    assert (tmp_path / "out" / record["audio"]).read_bytes() == clip.getvalue()
+    vectors = load_recipe(ROOT / "recipes" / "av_digits_vectors.yaml", [f"data.root={tmp_path / 'out'}"]).data
+    same = open_source(vectors, "validation").read(0).parts
+    assert same["image"] == [1.0] * 64 and len(same["audio"]) == 128 and np.isfinite(same["audio"]).all()
+    assert {name: same[name] for name in (*digits, "label")} == {**digits, "label": 4}
+
+
+def test_mosi(tmp_path):
+    features = {"text_feat": [[0.5] * 3] * 3, "audio_feat": [[1.0] * 2] * 3, "video_feat": [[0.0] * 4] * 3}
+    rows = {**features, "label": [1, 0, 1], "video_id": ["a", "a", "b"], "split": ["train", "train", "val"]}
+    pq.write_table(pa.table(rows), tmp_path / "mosi.parquet")
+    said = run("mosi", tmp_path / "mosi.parquet", tmp_path / "out")
+    assert said.splitlines() == ["train: 2 utterances of 1 videos", "validation: 1 utterances of 1 videos"]
+    recipe = load_recipe(ROOT / "recipes" / "mosi.yaml", [f"data.root={tmp_path / 'out'}"])
+    record = open_source(recipe.data, "train").read(1).parts
+    assert record["label"] == 0 and set(features) <= set(record)

@@ -6,11 +6,14 @@
     run = chiasm.load("runs/demo")
     run.answer(image="picture.png", question="what colour is the cat ?")
     run.evaluate("test")
+    chiasm.compare("recipe.yaml", fusions="early,late", seeds=3)
 
 Importing it also registers the model with transformers, so that `AutoModelForMultimodalLM.from_pretrained("runs/demo/model")` works.
 """
 
 from chiasm.check import Check, check
+from chiasm.compare.engine import Compared, compare, replay
+from chiasm.compare.known_run import known_answers
 from chiasm.data.draft import infer_recipe as init
 from chiasm.model import ChiasmForConditionalGeneration
 from chiasm.processing import ChiasmProcessor
@@ -25,13 +28,17 @@ __all__ = [
     "ChiasmError",
     "ChiasmForConditionalGeneration",
     "ChiasmProcessor",
+    "Compared",
     "NonFiniteError",
     "Recipe",
     "RecipeError",
     "Run",
     "check",
+    "compare",
     "init",
+    "known_answers",
     "load",
     "load_recipe",
+    "replay",
     "train",
 ]

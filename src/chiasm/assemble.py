@@ -237,7 +237,7 @@ def token_count(model: ChiasmForConditionalGeneration, name: str) -> int:
     if count is None:
         raise RecipeError(
             f"inputs.{name}: early fusion needs a fixed number of tokens; set encoders.{name}.grid (image) "
-            f"or encoders.{name}.tokens (audio), or use cross_attention (any text)"
+            f"or encoders.{name}.tokens (audio, features), or use cross_attention (any text)"
         )
     return count
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from chiasm.training.stages import apply_stage
 from chiasm.types import BadSample, ChiasmError
 
 SAMPLED_ROWS = 200  # opened to see whether they can be used
+TIMED_STEPS, TIMED_SECONDS = 5, 5.0  # steps that are timed at most, and seconds after which no further one begins
 STEP_STATES = 4  # fp32 weights, gradient, and AdamW's two moments
 
 
@@ -128,20 +130,20 @@ def check_stages(recipe: Recipe, materials: Materials, found: Check) -> None:
 
 
 def timed_step(materials: Materials, opened: Sequence[Any], tasks: Sequence[str] | None) -> float:
-    """Seconds of one forward and backward pass over some opened rows, after one to warm up. No weight changes."""
+    """Seconds of one forward and backward pass over some opened rows: the median of a few, after one to warm up. No weight changes."""
     chosen = [task for name, task in materials.tasks.items() if tasks is None or name in tasks]
-    step = Collator(chosen, materials.processor)(opened)
-    spent = 0.0
-    for _ in range(2):
+    step = Collator(chosen, materials.processor)(opened).to(materials.model.device)
+    spent: list[float] = []
+    while len(spent) < TIMED_STEPS + 1 and (len(spent) < 2 or sum(spent) < TIMED_SECONDS):
         start = time.perf_counter()
         streams = materials.model.encode(step.pool)
         losses = [task.loss(materials.model, batch, streams).total for batch in step.batches for task in [materials.tasks[batch.task]]]
         total = torch.stack(losses).sum()
         if total.requires_grad:
             total.backward()
-        spent = time.perf_counter() - start
+        spent.append(time.perf_counter() - start)
         materials.model.zero_grad(set_to_none=True)
-    return spent
+    return median(spent[1:])
 
 
 def line(bad: BadSample) -> str:

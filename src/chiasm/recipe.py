@@ -193,6 +193,8 @@ class DataSpec(Spec):
     shorthand: ClassVar[str] = "builtin"
     builtin: str | None = None
     """A built-in data set, e.g. scenes; its splits need not be named."""
+    variant: str | None = None
+    """Which form of a built-in set that has several, e.g. of digits."""
     root: str | None = None
     """The folder that the splits' files are in; media paths may not leave it."""
     train: SplitSpec | None = None

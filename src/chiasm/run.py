@@ -102,8 +102,7 @@ class Run:
 
     def test_splits(self) -> list[str]:
         """The splits that are reported: those called test..., else validation."""
-        names = split_names(self.recipe.data)
-        return [name for name in names if name.startswith("test")] or [name for name in names if name == "validation"]
+        return reported_splits(self.recipe)
 
     # ---- verbs
 
@@ -288,6 +287,12 @@ class Run:
                 answer = {"id": prediction.id, "task": name, "output": prediction.output, "score": prediction.score}
                 lines[prediction.id] = answer | ({"probabilities": prediction.probabilities} if prediction.probabilities else {})
         return [lines[row.id if isinstance(row, BadSample) else row.sample.id] for row in opened]
+
+
+def reported_splits(recipe: Recipe) -> list[str]:
+    """The splits of a recipe's data called test..., else validation."""
+    names = split_names(recipe.data)
+    return [name for name in names if name.startswith("test")] or [name for name in names if name == "validation"]
 
 
 class _Given(Source):

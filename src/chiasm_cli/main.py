@@ -22,6 +22,7 @@ COMMANDS = {
     "check": "Check a recipe or data, and what training would cost.",
     "train": "Train a model from a recipe, and evaluate it.",
     "evaluate": "Score a run, also with each input shuffled and missing.",
+    "compare": "Compare fusions on one recipe, beside single inputs and blind answers.",
     "predict": "Predict every record of a file.",
     "ask": "Ask a run one question.",
     "recipes": "List, show or copy the recipes that come with Chiasm; list the fusions.",

@@ -151,3 +151,25 @@ def test_dropout_is_a_function_of_seed_epoch_and_sample(fakes):
     assert {**hidden(rows[40:], seed=3, epoch=1), **hidden(rows[:40][::-1], seed=3, epoch=1)} == whole
     assert hidden(rows, seed=3, epoch=2) != whole != hidden(rows, seed=4, epoch=1)
     assert {(True, False), (False, True), (False, False)} == set(whole.values())
+
+
+def test_inputs_are_exchanged_between_gathered_rows(fakes):
+    records = [row("dot:1", "one"), row(["dot:2", "dot:3"], "second"), row(None, "third !")]
+    collator = Collator([fakes.Answer()], fakes.processor())
+    gathered = collator.gathered(rows_of(fakes, records))
+    assert gathered.ids == ["r:0", "r:1", "r:2"] and gathered.pool["image"]["vector"].flatten().tolist() == [1.0, 2.0, 3.0]
+    step = collator.exchanged(gathered, [0, 0, 1, 2], {"image": [1, 2, None, 0], "question": [0, 2, None, 1]})
+    (batch,) = step.batches
+    assert batch.ids == ["r:0", "r:0", "r:1", "r:2"] and step.pool is gathered.pool
+    assert batch.inputs["image_index"].tolist() == [[1, 2], [-1, -1], [-1, -1], [0, -1]]
+    assert batch.inputs["length"].tolist() == [3, 7, 0, 6]
+    own = collator.exchanged(gathered, [2, 1], {}).batches[0]
+    assert own.inputs["image_index"].tolist() == [[-1, -1], [1, 2]] and own.inputs["length"].tolist() == [7, 6]
+    with pytest.raises(RecipeError, match="'imag'; did you mean 'image'"):
+        collator.exchanged(gathered, [0], {"imag": [0]})
+
+
+def test_rows_without_any_input_are_kept_where_asked(fakes):
+    rows = rows_of(fakes, [row(None, None), row("dot:1")])
+    assert Collator([fakes.Answer()], fakes.processor()).gathered(rows).ids == ["r:1"]
+    assert Collator([fakes.Answer()], fakes.processor(), empty=True).gathered(rows).ids == ["r:0", "r:1"]

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from sklearn.metrics import average_precision_score, balanced_accuracy_score, f1_score, roc_auc_score
 
 from chiasm.components import find
 from chiasm.metrics.base import label, normalise
@@ -89,3 +90,26 @@ def test_normalise():
     assert normalise("  Two \n WORDS ") == "two words"
     assert normalise("Yes, sir!", punctuation=False) == "yes sir"
     assert normalise("\uff12") == "2"
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+def test_the_same_as_scikit_learn_on_any_rows_with_ties(classes):
+    random = np.random.default_rng(classes)
+    names = np.array(list("abcd")[:classes])
+    truth, answer = names[random.integers(classes, size=(2, 80))]
+    sure = random.integers(1, 5, size=(80, classes)).astype(float)  # few levels, so that many rows tie
+    sure /= sure.sum(1, keepdims=True)
+    given = [dict(zip(names, p, strict=True)) for p in sure.tolist()]
+    predictions = rows(*zip(answer, truth, strict=True), probabilities=given)
+    columns = [1] if classes == 2 else range(classes)
+    for drawn in (np.arange(80), random.integers(80, size=80), random.integers(80, size=30)):
+        t, a, p = truth[drawn], answer[drawn], sure[drawn]
+        areas = [[f((t == names[i]).astype(int), p[:, i]) for i in columns] for f in (roc_auc_score, average_precision_score)]
+        expected = {
+            "f1": f1_score(t, a, average="macro"),
+            "balanced_accuracy": balanced_accuracy_score(t, a),
+            "auroc": np.mean(areas[0]),
+            "pr_auc": np.mean(areas[1]),
+        }
+        for name, value in expected.items():
+            assert find("metric", name)().on_rows(predictions)(drawn)[""] == pytest.approx(value, abs=1e-12), name

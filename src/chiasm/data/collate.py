@@ -2,6 +2,7 @@
 
 A control hides or exchanges one input, to measure what it is worth: ("image", "missing"), ("image", "shuffled"). Shuffled, every row gets
 another unit than its own (another text, for a text input); where a batch has only one, its rows keep it and a note counts them.
+`gathered` and `exchanged` do the same for any combination of inputs, with a pool that is made (and so encoded) only once.
 """
 
 from __future__ import annotations
@@ -38,17 +39,37 @@ class _Row:
         return self.opened.sample.parts.get(name)
 
 
+@dataclass(slots=True)
+class Gathered:
+    """Usable rows with the pool of all their units; `Collator.exchanged` makes batches of them. `ids` are theirs, in order."""
+
+    pool: dict[str, dict[str, Tensor]]
+    rows: list[_Row]
+    bad: list[BadSample]
+
+    @property
+    def ids(self) -> list[str]:
+        return [row.opened.sample.id for row in self.rows]
+
+
 class Collator:
     """`tasks` and `processor` as the model has them; `modality_dropout`: how often an input is hidden, for all media or {input: p}.
 
     Dropout hides whole inputs of a row from the tasks that fuse them, never the last one that a task has of it unless its p is 1.
-    `unlabelled` keeps rows without a target too (to predict them); else a row that no task wants is filtered.
+    `unlabelled` keeps rows without a target too (to predict them); else a row that no task wants is filtered. `empty` keeps rows that have
+    none of the inputs; else they are refused.
     """
 
     def __init__(
-        self, tasks: Sequence[Any], processor: Any, *, modality_dropout: float | Mapping[str, float] = 0.0, unlabelled: bool = False
+        self,
+        tasks: Sequence[Any],
+        processor: Any,
+        *,
+        modality_dropout: float | Mapping[str, float] = 0.0,
+        unlabelled: bool = False,
+        empty: bool = False,
     ):
-        self.tasks, self.processor, self.unlabelled = list(tasks), processor, unlabelled
+        self.tasks, self.processor, self.unlabelled, self.empty = list(tasks), processor, unlabelled, empty
         self.media = [name for name in processor.modalities if any(name in task.inputs for task in self.tasks)]
         self.inputs = list(dict.fromkeys([*self.media, *(name for task in self.tasks for name in task.inputs)]))
         same = not isinstance(modality_dropout, Mapping)
@@ -76,6 +97,32 @@ class Collator:
         batches = [batch for number in range(len(self.tasks)) if (batch := self._batch(number, kept))]
         return StepBatches(pool, batches, bad, len(rows), outcomes.count(FILTERED), dict(notes), outcomes=outcomes)
 
+    def gathered(self, rows: Sequence[Opened | BadSample]) -> Gathered:
+        """The usable rows and their pool, for `exchanged`."""
+        kept, bad, _ = self._sort(rows)
+        return Gathered(self._pool(kept), kept, bad)
+
+    def exchanged(self, gathered: Gathered, asked: Sequence[int], sources: Mapping[str, Sequence[int | None]]) -> StepBatches:
+        """Batches of the rows `asked` (their places in `gathered`, repeats allowed), each with inputs of other rows.
+
+        sources: input -> for each row asked, the place of the row whose part it gets, None for no part at all; an input that is not
+        named stays each row's own. Targets stay the row's own.
+        """
+        for name in sources:
+            if name not in self.inputs:
+                raise RecipeError(f"control: no task reads an input '{name}'{did_you_mean(name, self.inputs)}")
+        rows = []
+        for number, place in enumerate(asked):
+            own = gathered.rows[place]
+            row = _Row(own.opened, own.tasks, dict(own.units))
+            for name, taken in sources.items():
+                source = None if (other := taken[number]) is None else gathered.rows[other]
+                row.units[name] = () if source is None else source.units.get(name, ())
+                row.changed[name] = self._nothing(name) if source is None else source.part(name)
+            rows.append(row)
+        batches = [batch for number in range(len(self.tasks)) if (batch := self._batch(number, rows))]
+        return StepBatches(gathered.pool, batches, gathered.bad, len(rows))
+
     def _sort(self, rows: Sequence[Opened | BadSample]) -> tuple[list[_Row], list[BadSample], list[str]]:
         """Rows that are used, samples that are refused, and what became of every row."""
         kept: list[_Row] = []
@@ -96,7 +143,7 @@ class Collator:
             wanted = [number for number, task in enumerate(self.tasks) if task.wants(sample)]
             taken = list(range(len(self.tasks))) if self.unlabelled else wanted
             needs_input = self.inputs and all(self.tasks[number].inputs for number in taken)
-            if needs_input and not any(self._present(opened, name) for name in self.inputs):
+            if not self.empty and needs_input and not any(self._present(opened, name) for name in self.inputs):
                 raise BadInput("all_missing", f"{sample.id}: has none of the inputs {', '.join(self.inputs)}")
             for number in wanted:
                 self.tasks[number].check(sample)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import glob
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -161,4 +161,15 @@ def _open_builtin(data: DataSpec, given: SplitSpec | None, split: str) -> Source
     name = given.file if given else split
     if name not in maker.splits:
         raise RecipeError(f"data: the built-in set {data.builtin} has no split '{name}'{did_you_mean(name, maker.splits)}")
-    return maker(split=name, seed=data.seed)
+    return maker(split=name, seed=data.seed, **_variant(data.builtin or "", maker.variants, data.variant))
+
+
+def _variant(name: str, known: Sequence[str], variant: str | None) -> dict[str, str]:
+    """What a built-in set with several forms is told; RecipeError names the nearest form, or all of them where none is given."""
+    if variant is None and known:
+        raise RecipeError(f"data.variant: the built-in set {name} needs one of {', '.join(known)}")
+    if variant is not None and not known:
+        raise RecipeError(f"data.variant: the built-in set {name} has no variants; take it out")
+    if variant is not None and variant not in known:
+        raise RecipeError(f"data.variant: the built-in set {name} has no variant '{variant}'{did_you_mean(variant, known)}")
+    return {} if variant is None else {"variant": variant}

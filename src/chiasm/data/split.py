@@ -134,7 +134,7 @@ class _Opening:
             value, notes = modality.open(raw, root=root)
         except BadInput as error:
             return error
-        if self.augment:
+        if self.augment and type(modality).augment is not Modality.augment:  # a generator costs more than to open a vector
             stable = os.fspath(raw) if isinstance(raw, (str, os.PathLike)) else key  # a file's key has its time of change in it
             value = modality.augment(value, generator(self.seed, self.epoch, name, stable))
         return value, notes

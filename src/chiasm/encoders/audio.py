@@ -16,7 +16,7 @@ from transformers import PreTrainedConfig
 from transformers.audio_utils import mel_filter_bank
 from transformers.models.auto.feature_extraction_auto import FEATURE_EXTRACTOR_MAPPING
 
-from chiasm.encoders.base import CHANNELS_LAST, Encoder, width_of
+from chiasm.encoders.base import CHANNELS_LAST, Encoder, pool_time, width_of
 from chiasm.encoders.base import Options as BaseOptions
 from chiasm.types import Tokens
 
@@ -97,16 +97,6 @@ def feature_extractor(config: PreTrainedConfig, settings: dict[str, Any] | None)
     """The feature extractor of the config's architecture."""
     kind: Any = FEATURE_EXTRACTOR_MAPPING[type(config)]
     return kind(**(settings or {}))
-
-
-def pool_time(values: Tensor, lengths: Tensor, tokens: int) -> Tensor:
-    """[U, L, W] -> [U, tokens, W]: each clip's first `lengths` [U] tokens averaged in equal stretches."""
-    steps, lengths = torch.arange(tokens, device=values.device), lengths.clamp_min(1).unsqueeze(1)
-    begin = steps * lengths // tokens  # [U, tokens]
-    end = -(-(steps + 1) * lengths // tokens)
-    place = torch.arange(values.shape[1], device=values.device)
-    inside = (place >= begin.unsqueeze(-1)) & (place < end.unsqueeze(-1))  # [U, tokens, L]
-    return (inside / inside.sum(-1, keepdim=True)).to(values.dtype) @ values
 
 
 class LogMel(nn.Module):

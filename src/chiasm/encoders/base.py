@@ -70,3 +70,13 @@ def width_of(config: PreTrainedConfig) -> int:
         if value:
             return int(value[-1] if isinstance(value, list | tuple) else value)
     raise RecipeError(f"arch {config.model_type}: its config does not say how wide its output is (no hidden_size or d_model)")
+
+
+def pool_time(values: Tensor, lengths: Tensor, tokens: int) -> Tensor:
+    """[U, L, W] -> [U, tokens, W]: each clip's first `lengths` [U] tokens averaged in equal stretches."""
+    steps, lengths = torch.arange(tokens, device=values.device), lengths.clamp_min(1).unsqueeze(1)
+    begin = steps * lengths // tokens  # [U, tokens]
+    end = -(-(steps + 1) * lengths // tokens)
+    place = torch.arange(values.shape[1], device=values.device)
+    inside = (place >= begin.unsqueeze(-1)) & (place < end.unsqueeze(-1))  # [U, tokens, L]
+    return (inside / inside.sum(-1, keepdim=True)).to(values.dtype) @ values

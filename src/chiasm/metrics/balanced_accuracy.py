@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from sklearn.metrics import recall_score
 
 from chiasm.metrics.base import Metric, is_multi_label, label_table
 from chiasm.types import Prediction
@@ -18,17 +17,16 @@ class BalancedAccuracy(Metric):
         return self.on_rows(predictions)(np.arange(len(predictions)))
 
     def on_rows(self, predictions: Sequence[Prediction]) -> Callable[[np.ndarray], dict[str, float]]:
-        names, truth, answer = label_table(predictions)
+        _, truth, answer = label_table(predictions)
         several = is_multi_label(predictions)
+        both, neither = truth * answer, (1 - truth) * (1 - answer)
 
         def balanced(rows: np.ndarray) -> dict[str, float]:
-            classes = [i for i in range(len(names)) if truth[rows, i].any() and not (several and truth[rows, i].all())]
-            values = [_found(truth[rows, i], answer[rows, i], both=several) for i in classes]
-            return {"": sum(values) / len(values)} if values else {}
+            there = truth[rows].sum(0)  # [C]
+            classes = np.flatnonzero((there > 0) & (there < len(rows)) if several else there > 0)
+            found = both[rows].sum(0)[classes] / there[classes]
+            if several:
+                found = (found + neither[rows].sum(0)[classes] / (len(rows) - there[classes])) / 2
+            return {"": float(found.mean())} if len(classes) else {}
 
         return balanced
-
-
-def _found(truth: np.ndarray, answer: np.ndarray, *, both: bool) -> float:
-    found = float(recall_score(truth, answer, zero_division=0))
-    return (found + float(recall_score(truth, answer, pos_label=0, zero_division=0))) / 2 if both else found

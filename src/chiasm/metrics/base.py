@@ -94,6 +94,14 @@ class ClassArea(Metric):
         return mean_area
 
 
+def threshold_counts(truth: np.ndarray, probability: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(true, false) positives [T] at each distinct threshold, from the highest down, of [N] 0/1 and [N] probabilities."""
+    order = np.argsort(-probability, kind="stable")
+    ends = np.append(np.flatnonzero(np.diff(probability[order])), len(order) - 1)  # rows of equal probability come in together
+    hits = np.cumsum(truth[order])[ends]
+    return hits, ends + 1 - hits
+
+
 def normalise(text: Any, *, punctuation: bool = True) -> str:
     """Text for comparing answers: NFKC, lower case, single spaces; without punctuation where `punctuation` is False."""
     return _normalise(label(text), punctuation)

@@ -34,7 +34,7 @@ def print_scores(
 
 def _print_main(task: TaskScores, console: Console) -> None:
     narrow = console.width < NARROW
-    table = _table(task.main.title, "value", *([] if narrow else ["95 % interval or change"]))
+    table = score_table(task.main.title, "value", *([] if narrow else ["95 % interval or change"]))
     cells = {"as it is": task.main.real, **task.main.controls}
     for name, cell in cells.items():
         more = cell.interval if name == "as it is" else cell.difference
@@ -48,13 +48,14 @@ def _print_rows(rows: list[Row], first: str, console: Console) -> None:
     width = max(len(row.title) for row in rows) + sum(max(len(c), 6) + 2 for c in controls) + 14
     if width > console.width:
         controls = [c for c in controls if c.endswith("shuffled")] if width < 2 * console.width and console.width >= NARROW else []
-    table = _table(first, "as it is", *controls)
+    table = score_table(first, "as it is", *controls)
     for row in rows:
         table.add_row(row.title, row.real.text, *(row.controls[c].text if c in row.controls else "" for c in controls))
     console.print(Padding(table, (0, 0, 0, 2)))
 
 
-def _table(first: str, *others: str) -> Table:
+def score_table(first: str, *others: str) -> Table:
+    """An empty table: the first column to the left, the others (figures) to the right."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column(first, overflow="fold")
     for name in others:

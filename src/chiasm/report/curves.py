@@ -48,15 +48,15 @@ class Chart:
                 parts += [f'<circle class="dot c{i % COLOURS}" cx="{x.at(a):.1f}" cy="{y.at(b):.1f}" r="2.6"/>' for a, b in points]
         return "".join([*parts, "</svg>"])
 
-    def _scales(self) -> tuple[_Scale, _Scale]:
+    def _scales(self) -> tuple[Scale, Scale]:
         every = [p for points in self.lines.values() for p in points]
-        x = _Scale(min(p[0] for p in every), max(p[0] for p in every), LEFT, WIDTH - RIGHT)
+        x = Scale(min(p[0] for p in every), max(p[0] for p in every), LEFT, WIDTH - RIGHT)
         low, high = min(p[1] for p in every), max(p[1] for p in every)
         if not self.log:
             low, high = min(low, 0.0), max(high, 1.0) if 0.3 < high <= 1 else high
-        return x, _Scale(low, high, HEIGHT - BOTTOM, TOP, log=self.log)
+        return x, Scale(low, high, HEIGHT - BOTTOM, TOP, log=self.log)
 
-    def _grid(self, x: _Scale, y: _Scale) -> list[str]:
+    def _grid(self, x: Scale, y: Scale) -> list[str]:
         found = []
         for value in y.ticks(5):
             place = y.at(value)
@@ -72,7 +72,7 @@ class Chart:
         return found
 
 
-class _Scale:
+class Scale:
     """Values low..high onto pixels a..b."""
 
     def __init__(self, low: float, high: float, a: float, b: float, *, log: bool = False):
@@ -169,6 +169,6 @@ def short(value: float) -> str:
     return f"{value / 1000:g}k" if abs(value) >= 10_000 else f"{value:.6g}"
 
 
-def _path(points: Sequence[Point], x: _Scale, y: _Scale, style: str) -> str:
+def _path(points: Sequence[Point], x: Scale, y: Scale, style: str) -> str:
     line = " ".join(f"{x.at(a):.1f},{y.at(b):.1f}" for a, b in points)
     return f'<polyline class="{style}" points="{line}"/>'

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined, Template
 
 from chiasm.evaluation.result import write_text
 from chiasm.report.curves import charts
@@ -53,12 +53,8 @@ def render(
     commands: Sequence[tuple[str, str]] | None = None,
 ) -> str:
     """The page as text."""
-    environment = Environment(
-        loader=PackageLoader("chiasm.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {"bar": bar, "data_uri": data_uri, "tone": verdict_tone, "ticks": ticks}
     splits = _splits(files)
-    return environment.get_template("report.html.j2").render(
+    return page_template("report.html.j2").render(
         name=files.name,
         facts=_facts(files, facts),
         splits=splits,
@@ -74,6 +70,19 @@ def render(
         recipe=files.recipe_text,
         control_names=control_names,
     )
+
+
+def page_template(name: str, package: str = "chiasm.report") -> Template:
+    """A page's template, with the style that all pages share (style.css) and their filters."""
+    environment = Environment(
+        loader=ChoiceLoader([PackageLoader(p, ".") for p in dict.fromkeys((package, "chiasm.report"))]),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"bar": bar, "data_uri": data_uri, "tone": verdict_tone, "ticks": ticks}
+    return environment.get_template(name)
 
 
 def bar(cell: Cell, row: Row) -> str:

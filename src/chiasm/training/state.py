@@ -54,16 +54,21 @@ class TrainState:
 
 def check_unchanged(saved: dict[str, Any], recipe: Recipe, *, allow_changed: bool) -> list[str]:
     """Compare a resumed run's recipe with the saved one; returns the differences as lines, RecipeError where they forbid going on."""
-    old, new = dict(_flat(saved)), dict(_flat(recipe.model_dump(mode="json", exclude_none=True)))
-    changed = [key for key in sorted(old.keys() | new.keys()) if old.get(key, MISSING) != new.get(key, MISSING)]
-    lines = [f"{key}: {old.get(key, MISSING)} -> {new.get(key, MISSING)}" for key in changed]
-    for key, line in zip(changed, lines, strict=True):
+    changed = differences(saved, recipe.model_dump(mode="json", exclude_none=True))
+    for key, line in changed.items():
         if key.split(".")[0] in SHAPE:
             raise RecipeError(f"cannot resume with another model; changed: {line}; undo it, or start anew in another --output")
-    firm = [line for key, line in zip(changed, lines, strict=True) if key not in FREE]
+    firm = [line for key, line in changed.items() if key not in FREE]
     if firm and not allow_changed:
         raise RecipeError(f"the recipe changed since this run began: {'; '.join(firm)}; undo it, or add --allow-changed")
-    return lines
+    return list(changed.values())
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, str]:
+    """Dotted key -> `key: old -> new` for everything in which two recipes (as plain data) differ."""
+    before, after = dict(_flat(old)), dict(_flat(new))
+    changed = [key for key in sorted(before.keys() | after.keys()) if before.get(key, MISSING) != after.get(key, MISSING)]
+    return {key: f"{key}: {before.get(key, MISSING)} -> {after.get(key, MISSING)}" for key in changed}
 
 
 def _flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:

@@ -14,6 +14,7 @@ class Source:
 
     extensions: ClassVar[tuple[str, ...]] = ()  # file endings this source reads, e.g. (".jsonl",)
     splits: ClassVar[tuple[str, ...]] = ()  # the splits of a built-in set, which is made by `Set(split=..., seed=...)`
+    variants: ClassVar[tuple[str, ...]] = ()  # its forms, where it has several; then it takes `variant=...` too
     notes: tuple[str, ...] = ()  # what was decided while opening, in words, for the user
 
     def __len__(self) -> int:

@@ -1,0 +1,1 @@
+"""The comparison: only the fusion varies, and nobody is named a winner inside the noise."""
