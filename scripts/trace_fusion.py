@@ -22,6 +22,7 @@ from transformers import AutoModel, GPT2Config
 
 from chiasm.fusion.attention import Attention
 from chiasm.fusion.base import BackboneShape, Fusion, StreamShape
+from chiasm.fusion.cost import cost as cost_of
 from chiasm.fusion.hybrid import build
 from chiasm.types import Step, Streams, Tokens
 
@@ -183,10 +184,10 @@ def made(options: Mapping[str, Any], shape: BackboneShape, lengths: Mapping[str,
 
 def tensors(fusion: Fusion, options: Mapping[str, Any], width: int, words: int, lengths: Mapping[str, int]) -> tuple[Tokens, Streams, Step]:
     """One row: (text, streams, step). Placeholders stand in front where the strategy scatters; the last word is not the prompt's."""
-    scattered = type(fusion).scatters(type(fusion).Options(**{k: v for k, v in options.items() if k != "type"}), list(lengths))
-    total = words + sum(lengths[name] for name in scattered)
+    joining = scattered(fusion, options, lengths)
+    total = words + sum(lengths[name] for name in joining)
     place, start = {}, 0
-    for name in scattered:
+    for name in joining:
         place[name] = torch.zeros(1, total, dtype=torch.bool)
         place[name][:, start : start + lengths[name]] = True
         start += lengths[name]
@@ -195,6 +196,11 @@ def tensors(fusion: Fusion, options: Mapping[str, Any], width: int, words: int, 
     readable[:, -1] = False
     streams = {n: Tokens(torch.randn(1, length, width), torch.ones(1, length, dtype=torch.bool)) for n, length in lengths.items()}
     return Tokens(torch.randn(1, total, width), seen), streams, Step(mask=seen, placeholders=place, readable=readable)
+
+
+def scattered(fusion: Fusion, options: Mapping[str, Any], lengths: Mapping[str, int]) -> tuple[str, ...]:
+    """The inputs whose tokens join the backbone's sequence."""
+    return type(fusion).scatters(type(fusion).Options(**{k: v for k, v in options.items() if k != "type"}), list(lengths))
 
 
 def leaf(tokens: Tokens) -> Tokens:
@@ -237,16 +243,10 @@ def cost(options: Mapping[str, Any]) -> tuple[int, int]:
     Multiply-adds are of matrix products, forwards; those of the backbone over tokens that join its sequence are included.
     """
     with torch.device("meta"):
-        fusion = made(options, BackboneShape(**REAL, causal=True), TOKENS).requires_grad_(False)
-        text, streams, step = tensors(fusion, options, REAL["width"], WORDS, TOKENS)
-        step.trace = {}  # attention by plain products, which are counted
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            text, streams = fusion.before(text, fusion.place(streams), step), fusion.place(streams)
-            for layer in fusion.layers:
-                text, streams = fusion.between(layer, text, streams, step)
-            fusion.after(text, streams, step)
-    own = counter.get_total_flops() // 2
-    return sum(p.numel() for p in fusion.parameters()), own + backbone_cost(text.values.shape[1])[1] - backbone_cost(WORDS)[1]
+        fusion = made(options, BackboneShape(**REAL, causal=True), TOKENS)
+    total = WORDS + sum(TOKENS[name] for name in scattered(fusion, options, TOKENS))
+    own = cost_of(fusion, total, TOKENS)
+    return own.parameters, own.macs + backbone_cost(total)[1] - backbone_cost(WORDS)[1]
 
 
 @lru_cache

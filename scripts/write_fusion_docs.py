@@ -57,7 +57,9 @@ def row(name: str) -> str:
     """What is true of a strategy with its defaults, as a line of the table."""
     acts = next(found["acts"] for found in strategies() if found["name"] == name)
     trace, (weights, products) = traced(keys(name)), cost(keys(name))
-    interacts, heard = "yes" if trace.interacts else "no", "the prompt only" if trace.streams_read_text else "no"
+    unstable = components.find("fusion", name).unstable
+    interacts = ("yes" if trace.interacts else "no") + (f", unstable: {unstable}" if unstable else "")
+    heard = "the prompt only" if trace.streams_read_text else "no"
     return f"| [`{name}`](#{name}) | {acts} | {interacts} | {heard} | {figures(weights, products)} |\n"
 
 

@@ -83,6 +83,8 @@ def composed(image=None, audio=None, backbone=None, fusion="cross_attention", **
     encoders = {name: {"model": str(part), **({"grid": 2} if "resnet" in str(part) else {})} for name, part in given.items() if part}
     read = backbone if isinstance(backbone, dict) else {"model": str(backbone)}
     task = {"type": "classify", "target": "answer"} if "bert" in str(backbone) else {"type": "generate", "target": "{answer}"}
+    if fusion == "none":
+        task = {"type": "contrast", "between": [next(iter(encoders)), "question"]}
     recipe = {
         "inputs": {**{name: name for name in encoders}, "question": "text"},
         "encoders": encoders,

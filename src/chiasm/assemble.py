@@ -51,6 +51,7 @@ def build(recipe: Recipe, samples: Sequence[Sample], texts: Iterable[str] = ()) 
     options = backbone_options(recipe, kind, text_config)
     fusion = {"type": recipe.fusion.type, **recipe.fusion.options}
     fusion_kind, fusion_options = parse_fusion(fusion)
+    check_tasks(recipe, kind_name, fusion_kind)
     scattered = fusion_kind.scatters(fusion_options, streams)
     tokenizer = build_tokenizer(recipe, [placeholder(name) for name in scattered], texts, kind)
     whole = whole_model(recipe.backbone, text_config)
@@ -128,6 +129,27 @@ def make_tasks(recipe: Recipe) -> dict[str, Any]:
     declared = {name: spec.modality for name, spec in recipe.inputs.items()}
     kinds = {name: components.find("task", spec.type) for name, spec in recipe.tasks.items()}
     return {name: kind(name, kind.Options(**recipe.tasks[name].options), declared) for name, kind in kinds.items()}
+
+
+def check_tasks(recipe: Recipe, backbone: str, fusion: Any) -> None:
+    """RecipeError where a task asks of the backbone, or of the fusion, what that kind cannot do."""
+    kind = components.find("backbone", backbone)
+    for name, task in make_tasks(recipe).items():
+        if task.writes and not kind.generates:
+            raise RecipeError(
+                f"tasks.{name}: a {backbone} backbone cannot write text; take one that generates (arch: gpt2), or type: classify"
+            )
+        if task.texts and not kind.reads_text:
+            raise RecipeError(
+                f"tasks.{name}: a {backbone} backbone reads no text, such as '{task.texts[0]}'; take one that does (arch: bert), "
+                "or give the input an encoder"
+            )
+        apart = [read for read in task.reads if recipe.inputs[read].modality != "text"]
+        if task.view == "fused" and apart and not fusion.reads_streams:
+            raise RecipeError(
+                f"fusion.type: {recipe.fusion.type} never brings '{apart[0]}' to the backbone, and tasks.{name} reads it; "
+                "take another fusion (late, cross_attention, ...)"
+            )
 
 
 def declare_tasks(recipe: Recipe, samples: Sequence[Sample]) -> dict[str, Any]:

@@ -99,6 +99,7 @@ class ChiasmModel(DecodingPass, ChiasmPreTrainedModel):
             causal=backbone.one_way,
             embedding_std=backbone.embedding_std,
             has_cross_attention=bool(backbone.cross_attentions),
+            takes_positions=backbone.takes_positions,
         )
         self.fusion = build_fusion(config.fusion, shape, shapes)
         self._call: Call | None = None
@@ -139,13 +140,16 @@ class ChiasmModel(DecodingPass, ChiasmPreTrainedModel):
 
     def encode_features(self, name: str, tensors: Mapping[str, Tensor]) -> Tokens:
         """One input's encoder alone, without its connector. A frozen encoder builds no graph."""
-        if "features" in tensors:
+        if "features" in tensors and "features" not in self.encoders[name].modality.tensors:
             mask = tensors["features_mask"]
             grid = tuple(tensors["features_grid"][0].tolist()) if "features_grid" in tensors else None
             return Tokens(tensors["features"].to(self.dtype), mask, item=torch.zeros_like(mask, dtype=torch.long), grid=grid)
         trains = any(p.requires_grad for p in self.encoders[name].parameters())
         with contextlib.nullcontext() if trains else torch.no_grad():
-            return self.encoders[name](**tensors)
+            tokens = self.encoders[name](**tensors)
+        if self.dtype != torch.float32:  # an encoder without weights hands on what it was given
+            tokens = replace(tokens, values=tokens.values.to(self.dtype))
+        return tokens
 
     def get_image_features(self, pixel_values: Tensor, **kwargs: Any) -> ModelOutput:
         """Tokens of the first image input, one tensor [L, W] per picture in `pooler_output` (transformers' convention)."""
@@ -231,6 +235,7 @@ class ChiasmModel(DecodingPass, ChiasmPreTrainedModel):
         placed = self.fusion.place(read_prompt(self.connectors, streams, text, step))
         text = self.fusion.before(text, placed, step)
         memory = self.fusion.memory(placed, step)
+        position_ids = position_ids if step.positions is None else step.positions
         with self._during(placed, step, memory) as call:
             output = self.backbone.run(text.values, step.mask, memory, position_ids=position_ids, **cache, **rest)
             placed = call.streams

@@ -164,6 +164,7 @@ class Step:
     placeholders: Mapping[str, Tensor] = field(default_factory=dict)  # input -> [R, T] where its tokens go
     readable: Tensor | None = None  # [R, T] prompt tokens that streams may read without leaking the future
     prompt: Tokens | None = None  # an encoder-decoder's prompt as encoded: all the text that streams may read while a decoder writes
+    positions: Tensor | None = None  # [R, T] set by `before` where the backbone is not to count its tokens one by one
     offset: int = 0  # tokens already in the generation cache
     generating: bool = False  # with a cache: keys and values of streams may be memoised
     trace: dict[str, Tensor] | None = None  # filled with attention where an explanation asks for it

@@ -12,8 +12,10 @@ import torch
 from transformers import AutoModelForMultimodalLM
 
 sys.path.insert(0, str(Path(__file__).parent))
-from tiny_models import CAUSAL, FUSIONS, assembled, cells, picture, prepared, results, routed, sound, tiny
+from tiny_models import CAUSAL, FUSIONS, OWN_WEIGHTS, assembled, cells, counted_macs, picture, prepared, results, routed, sound, tiny
 
+from chiasm.components import find
+from chiasm.fusion.cost import cost
 from chiasm.types import RecipeError, Tokens
 
 every_cell = pytest.mark.parametrize(("fusion", "backbone"), cells())
@@ -109,6 +111,47 @@ def test_fu5_rows_with_nothing_visible_give_no_nan(fusion, backbone):
         assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
 
 
+@every_cell
+@torch.no_grad()
+def test_fu6_the_order_of_the_inputs(fusion, backbone):
+    """The same weights, by name, in a model whose recipe declares its inputs the other way round."""
+    model, processor = tiny(fusion, backbone)
+    inputs = {n: spec for n, spec in model.config.inputs.items() if n != "question"}
+    declared = {n: {"modality": n, **spec["options"]} for n, spec in reversed(inputs.items())}
+    declared |= {"question": "text"} if "question" in model.config.inputs else {}
+    again, reader = assembled(FUSIONS.get(fusion, OWN_WEIGHTS), backbone, inputs=declared)
+    assert list(again.model.shapes) == ["audio", "image"] and list(model.model.shapes) == ["image", "audio"]
+    again.load_state_dict(model.state_dict())
+    which = [[0, 1, 2], [picture(0), None, picture(2)], [None, sound(1), sound(2)]]
+    before, after = (results(m, prepared(p, which[0], image=which[1], audio=which[2])) for m, p in ((model, processor), (again, reader)))
+    if model.fusion.order_free:
+        same(before, after)
+    elif type(model.fusion) is not find("fusion", "hybrid"):  # whose parts may have one input each
+        assert before[2].shape != after[2].shape or not torch.allclose(before[2], after[2], atol=1e-3)
+
+
+@every_cell
+@torch.no_grad()
+def test_fu7_without_positions_the_order_of_a_streams_tokens(fusion, backbone):
+    """Permuted tokens leave the text as it was, and stay permuted. In a sequence (early fusion) places are the backbone's own."""
+    spec = FUSIONS.get(fusion, OWN_WEIGHTS)
+    parts = [{**part, "positions": "none"} for part in spec.get("parts", ())]
+    model, processor = assembled({**spec, **({"parts": parts} if parts else {"positions": "none"})}, backbone)
+    inputs = prepared(processor, [0, 1, 2])
+    streams = routed(model, inputs)
+    order = {n: torch.randperm(t.mask.shape[1]) for n, t in streams.items() if n not in processor.placeholder_counts}
+    streams = {n: replace(t, mask=t.mask & (torch.arange(t.mask.shape[1]) != 1)) for n, t in streams.items()}  # one of them hidden
+    permuted = {n: replace(t, values=t.values[:, order[n]], mask=t.mask[:, order[n]]) if n in order else t for n, t in streams.items()}
+    ends: list[dict[str, Tokens]] = []
+    after = model.fusion.after
+    model.fusion.after = lambda text, streams, step: (ends.append(streams), after(text, streams, step))[1]
+    same(results(model, inputs, streams), results(model, inputs, permuted))
+    for name, tokens in ends[0].items():
+        own = name.rpartition("/")[2]  # a hybrid's streams are called part/input
+        wanted = tokens.values[:, order[own]] if own in order else tokens.values
+        torch.testing.assert_close(ends[1][name].values, wanted, rtol=1e-5, atol=1e-5)
+
+
 @every_causal_cell
 @torch.no_grad()
 def test_fu8_the_future_does_not_reach_the_past(fusion, backbone):
@@ -196,6 +239,19 @@ def test_fu10_bfloat16(fusion, backbone):
 
 
 @every_cell
+def test_fu11_the_cost_is_what_torch_counts(fusion, backbone):
+    """Parameters exactly, multiply-accumulates within 1 % of what torch counts in the hooks of a real pass."""
+    model, processor = copy.deepcopy(tiny(fusion, backbone))
+    model.requires_grad_(False)  # else torch's counter stumbles over views of parameters
+    inputs = prepared(processor, [2])
+    streams = {n: t.by_row() for n, t in routed(model, inputs).items()}
+    found = cost(model.fusion, inputs["input_ids"].shape[1], {n: t.mask.shape[1] for n, t in streams.items()})
+    assert found.parameters == sum(p.numel() for p in model.fusion.parameters())
+    assert found.macs == pytest.approx(counted_macs(model, lambda: results(model, inputs, streams)), rel=0.01)
+    assert found.macs > 0 or not model.fusion.layers
+
+
+@every_cell
 @torch.no_grad()
 def test_fu12_looking_at_attention_changes_nothing(fusion, backbone):
     model, processor = tiny(fusion, backbone)
@@ -222,6 +278,19 @@ def test_fu13_copies_and_saved_models_are_equal(fusion, backbone, tmp_path):
         assert set(weights) == set(model.state_dict())
         assert all(torch.equal(weight, weights[name]) for name, weight in model.state_dict().items())
         same(before, results(again, inputs), within=1e-6)  # memory mapped from a file is aligned otherwise, so sums may round otherwise
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("fusion", "backbone"), [cell for cell in cells() if cell[1] in ("gpt2", "bert")])
+@torch.no_grad()
+def test_fu13_compiled_it_is_the_same(fusion, backbone):
+    """As torch traces it; what a backend makes of the trace is the backend's."""
+    model, processor = copy.deepcopy(tiny(fusion, backbone))
+    inputs = prepared(processor, [0, 1, 2], image=[picture(0), None, picture(2)])
+    before = results(model, inputs)
+    torch._dynamo.reset()
+    model.model.compile(backend="eager")
+    same(before, results(model, inputs))
 
 
 @every_cell

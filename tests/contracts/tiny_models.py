@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
-from functools import lru_cache
+from collections.abc import Callable
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from chiasm.assemble import build
 from chiasm.components import names
@@ -48,6 +51,7 @@ BACKBONES: dict[str, dict[str, Any]] = {
 CAUSAL = ("gpt2", "qwen3")
 SEQ2SEQ = ("t5", "t5 encoder", "bart", "bart encoder")
 ON_BART = ("early", "cross_attention", "co_attention", "hybrid")
+FEATURES = ("a", "b", "c", "d")  # columns of ready-made vectors
 HYBRID = {"type": "hybrid", "parts": [{"type": "cross_attention", "inputs": ["image"]}, {"type": "early", "inputs": ["audio"]}]}
 VARIANTS: dict[str, dict[str, Any]] = {
     "late": {"type": "late", "normalize": True},
@@ -88,7 +92,7 @@ def tiny(fusion: str, backbone: str) -> tuple[Any, Any]:
     return model, processor
 
 
-def assembled(fusion: dict[str, Any], backbone: str, **changes: Any) -> tuple[Any, Any]:
+def assembled(fusion: dict[str, Any], backbone: str, /, **changes: Any) -> tuple[Any, Any]:
     """(model, processor) of a recipe with an image, a sound and, where the backbone reads text, a question; noise in place of zeros."""
     inputs: dict[str, Any] = {
         "image": {"modality": "image", "size": 16},
@@ -97,12 +101,14 @@ def assembled(fusion: dict[str, Any], backbone: str, **changes: Any) -> tuple[An
     latent = backbone == "latent"
     writes = {"type": "generate", "prompt": "{question}", "target": "{answer}"}
     chooses = {"type": "classify", "target": "answer", "dropout": 0.0}
+    compares = {"type": "contrast", "between": ["image", "audio"]}  # all that can be done with inputs that never meet the backbone
+    task = compares if fusion["type"] == "none" else chooses if latent or backbone == "bert" else writes
     recipe = {
         "inputs": inputs if latent else {**inputs, "question": "text"},
         "encoders": {"image": {**VIT, **NEITHER_DROPS}, "audio": LOG_MEL},
         "backbone": BACKBONES[backbone],
         "fusion": fusion,
-        "tasks": {"answer": chooses if latent or backbone == "bert" else writes},
+        "tasks": {"answer": task},
         **changes,
     }
     model, processor = build(load_recipe(recipe), rows(), WORDS)
@@ -115,7 +121,13 @@ def assembled(fusion: dict[str, Any], backbone: str, **changes: Any) -> tuple[An
 
 def rows(count: int = 4) -> list[Sample]:
     parts = [{"image": picture(i), "audio": sound(i), "question": WORDS[i % 3], "answer": ["yes", "no"][i % 2]} for i in range(count)]
-    return [Sample(f"row{i}", part) for i, part in enumerate(parts)]
+    more = [{name: vectors(i + 10 * place, 3) for place, name in enumerate(FEATURES)} for i in range(count)]
+    return [Sample(f"row{i}", {**part, **features}) for i, (part, features) in enumerate(zip(parts, more, strict=True))]
+
+
+def vectors(seed: int, length: int) -> np.ndarray:
+    """[length, 6] ready-made features."""
+    return np.random.default_rng(seed).normal(size=(length, 6)).astype(np.float32)
 
 
 def picture(seed: int) -> np.ndarray:
@@ -142,13 +154,31 @@ def routed(model: Any, inputs: Any) -> Streams:
 
 
 def results(model: Any, inputs: Any, streams: Streams | None = None) -> list[torch.Tensor]:
-    """One vector per row and visible token of each branch, weighted as the fusion weighs it; equal inputs give equal results."""
+    """One vector per row and visible token of each branch, by name, weighted as the fusion weighs it; equal inputs give equal results."""
     if streams is None:
         streams = routed(model, inputs)
     mask = inputs["attention_mask"]
     fused = model.model(input_ids=inputs["input_ids"], attention_mask=mask, streams=streams, prompt_lengths=mask.sum(1)).fused
     found = []
-    for number, tokens in enumerate(fused.branches.values()):
+    for name in sorted(fused.branches):
+        tokens, number = fused.branches[name], list(fused.branches).index(name)
         weight = 1.0 if fused.mix is None else fused.mix[:, number, None, None]
         found.append([row[mask] for row, mask in zip(tokens.values * weight, tokens.mask, strict=True)])
     return [torch.cat(parts) for parts in zip(*found, strict=True)]
+
+
+def counted_macs(model: Any, run: Callable[[], Any]) -> float:
+    """The multiply-accumulates that torch counts inside the fusion's hooks while `run` runs the model; its hooks stay wrapped."""
+    counted: list[int] = []
+
+    def counting(hook: Callable[..., Any], *args: Any) -> Any:
+        with FlopCounterMode(display=False) as counter:
+            found = hook(*args)
+        counted.append(counter.get_total_flops())
+        return found
+
+    for name in ("place", "before", "memory", "between", "after"):
+        setattr(model.fusion, name, partial(counting, getattr(model.fusion, name)))
+    with sdpa_kernel(SDPBackend.MATH):
+        run()
+    return sum(counted) / 2

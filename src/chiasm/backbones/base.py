@@ -5,6 +5,7 @@ A backbone is a plain object around `network`, so that the model's module tree a
 
 from __future__ import annotations
 
+import inspect
 from typing import Any, ClassVar
 
 import torch
@@ -86,6 +87,11 @@ class Backbone:
         return layer_list(self.stack, self.sizes.num_hidden_layers)
 
     @property
+    def takes_positions(self) -> bool:
+        """Whether `run` can be told where each token stands, instead of counting them one by one."""
+        return False
+
+    @property
     def cross_attentions(self) -> list[nn.Module]:
         """The network's own cross-attentions, where it was built with them."""
         return [module for name, module in self.stack.named_modules() if name.endswith(CROSS_ATTENTIONS)]
@@ -121,6 +127,19 @@ def layer_list(network: Any, count: int) -> nn.ModuleList:
         if isinstance(module, nn.ModuleList) and len(module) == count and len({type(m) for m in module}) == 1:
             return module
     raise RecipeError(f"backbone {network.config.model_type}: found no list of {count} layers; use fusion: early or late with it")
+
+
+def can_be_told_positions(network: Any) -> bool:
+    return "position_ids" in inspect.signature(network.forward).parameters
+
+
+def positions_of(network: Any, position_ids: Tensor | None) -> dict[str, Tensor]:
+    """The argument that gives a bidirectional network its positions, counted from 0; nothing where it is to count them itself."""
+    if position_ids is None or not can_be_told_positions(network):
+        return {}
+    tables = [m for n, m in network.named_modules() if n.endswith("position_embeddings") and isinstance(m, nn.Embedding)]
+    first = 0 if not tables or tables[0].padding_idx is None else tables[0].padding_idx + 1  # RoBERTa's first place is behind the padding's
+    return {"position_ids": position_ids + first}
 
 
 def last_visible(tokens: Tokens) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
-from chiasm.backbones.base import Backbone
+from chiasm.backbones.base import Backbone, can_be_told_positions, positions_of
 from chiasm.backbones.base import Options as BaseOptions
 from chiasm.encoders.base import network_of
 from chiasm.types import Tokens
@@ -27,6 +27,10 @@ class Latent(Backbone):
     def build(cls, options: Any, config: PreTrainedConfig) -> nn.Module:
         return LatentNetwork(options.latents, config)
 
+    @property
+    def takes_positions(self) -> bool:
+        return can_be_told_positions(self.network.encoder)
+
     def embed(self, input_ids: Tensor | None, rows: int) -> Tensor:
         """[R, T] ids (0 for latents, placeholder ids after them) or None -> [R, T, W]."""
         latents = self.network.latents.weight.unsqueeze(0).expand(rows, -1, -1)  # [R, latents, W]
@@ -36,7 +40,8 @@ class Latent(Backbone):
         return torch.cat([latents, room], 1)
 
     def run(self, values: Tensor, mask: Tensor, memory: Tokens | None, **kwargs: Any) -> Any:
-        return self.network.encoder(inputs_embeds=values, attention_mask=mask.long())
+        positions = positions_of(self.network.encoder, kwargs.get("position_ids"))
+        return self.network.encoder(inputs_embeds=values, attention_mask=mask.long(), **positions)
 
     def pool(self, tokens: Tokens) -> Tensor:
         return tokens.values[:, : self.options.latents].mean(1)

@@ -13,9 +13,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from chiasm.fusion.attention import Attention, readable, unshared
@@ -33,7 +34,7 @@ class AlphaGated(LayerFusion):
         """Which of the two formulas."""
         align: Literal["pool", "attention", "interpolate", "resample"] = "pool"
         """How the printed form brings one side to the other's length."""
-        alpha: float = 0.1
+        alpha: Annotated[float, Field(gt=0, lt=1)] = 0.1
         """Every alpha at the start, between 0 and 1."""
         norm: bool = True
         """Layer-normalise what attention reads; without, the formula is literal."""
@@ -50,25 +51,24 @@ class AlphaGated(LayerFusion):
 
     def between(self, layer: int, text: Tokens, streams: Streams, step: Step) -> tuple[Tokens, Streams]:
         block: Any = self.blocks[self.at(layer)]
-        read = [block[f"text<-{name}"](text, tokens, step) for name, tokens in streams.items()]
-        count = torch.stack([tokens.present for tokens in streams.values()]).sum(0)[:, None, None] if streams else None
+        if not streams:
+            return text, streams
+        found = torch.stack([block[f"text<-{name}"](text, tokens, step) for name, tokens in streams.items()])  # [M, R, T, W]
+        here = torch.stack([tokens.present for tokens in streams.values()])[..., None, None]  # [M, R, 1, 1]
+        mean = (found * here).sum(0) / here.sum(0).clamp_min(1)
         if layer != self.layers[-1]:
             heard = readable(text, step)
             streams = self.kept(
                 layer,
                 streams,
                 step,
-                lambda: {
-                    n: replace(t, values=t.values + block[f"{n}<-text"](t, heard, step), memo={}) for n, t in unshared(streams).items()
-                },
+                lambda: {n: replace(t, values=block[f"{n}<-text"](t, heard, step), memo={}) for n, t in unshared(streams).items()},
             )
-        if count is None:
-            return text, streams
-        return replace(text, values=text.values + torch.stack(read).sum(0) / count.clamp_min(1)), streams
+        return replace(text, values=torch.where(here.any(0), mean, text.values)), streams
 
 
 class AlphaRead(nn.Module):
-    """[R, T, W] -> the formula's result minus h itself, so that results can be averaged; exactly 0 where the source is absent."""
+    """[R, T, W] -> the formula's result, or h itself in the rows whose source is absent."""
 
     def __init__(self, attention: Attention, width: int, options: Any):
         super().__init__()
@@ -82,10 +82,10 @@ class AlphaRead(nn.Module):
         alpha = self.raw.sigmoid()
         read = self.attention(self.norm(target.values), [(source, self.norm_source(source.values))], step)
         if self.form == "convex":
-            change = alpha * (read - target.values)
+            result = alpha * read + (1 - alpha) * target.values
         else:
-            change = read - alpha * target.values + (1 - alpha) * self.aligned(target, source, step)
-        return torch.where(source.present[:, None, None], change, 0.0)
+            result = read + (1 - alpha) * (target.values + self.aligned(target, source, step))
+        return torch.where(source.present[:, None, None], result, target.values)
 
     def aligned(self, target: Tokens, source: Tokens, step: Step) -> Tensor:
         """The source at the target's length: [R, T, W], or [R, 1, W] for all places alike."""

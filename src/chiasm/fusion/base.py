@@ -55,6 +55,7 @@ class BackboneShape:
     causal: bool
     embedding_std: float = 0.02
     has_cross_attention: bool = False
+    takes_positions: bool = False  # it can be told where each token stands, instead of counting them one by one
 
 
 class Fusion(nn.Module):
@@ -63,7 +64,9 @@ class Fusion(nn.Module):
     Options = Options
     paper: ClassVar[str] = ""  # who described it, in one line
     interacts: bool = True  # can represent an interaction of inputs, not only a sum of their votes
-    order_free: ClassVar[bool] = True  # the order in which inputs are declared does not change what it computes
+    unstable: str = ""  # of one that interacts, but learned a pure interaction in fewer than 2 of 3 trainings: what it reached
+    votes: bool = False  # branches decide apart, and their decisions are mixed
+    order_free: bool = True  # the order in which inputs are declared does not change what it computes
     reads_streams: ClassVar[bool] = True  # False: streams never meet the backbone (two towers)
 
     def __init__(self, options: Any, backbone: BackboneShape, streams: Mapping[str, StreamShape]):
@@ -197,7 +200,8 @@ class Placing(nn.Module):
         learned = options.positions == "learned" or (options.positions == "auto" and not stream.has_positions)
         if learned and stream.num_tokens is None:
             raise RecipeError(
-                "fusion.positions: learned needs a fixed number of tokens; set the encoder's grid (image) or tokens (audio), or none"
+                "fusion.positions: learned needs a fixed number of tokens; set the encoder's grid (image) or tokens (audio, features), "
+                "or positions: none"
             )
         length = stream.num_tokens if learned and stream.num_tokens is not None else 1
         spread = 0.7 if options.normalize else backbone.embedding_std  # comparable with what it is added to, so that places differ

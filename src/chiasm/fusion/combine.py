@@ -20,6 +20,7 @@ class Combiner(nn.Module):
     """`text` [R, T, W], `others` M x [R, W], `present` M x [R] -> [R, T, W]."""
 
     interacts = True
+    unstable = ""  # as of a fusion
 
     def __init__(self, width: int, others: int, hidden: int):
         super().__init__()
@@ -51,6 +52,8 @@ class Concat(Combiner):
 class Gated(Combiner):
     """Sum of g_m x_m with g = softmax over those present of W [x; x_1; ...] (gated multimodal unit, Arevalo et al., 2017)."""
 
+    unstable = "0.27, 0.48, 0.36 of the last digits of sums (chance 0.10)"  # of each vector only the share depends on the others
+
     def __init__(self, width: int, others: int, hidden: int):
         super().__init__(width, others, hidden)
         self.gates = nn.Linear((1 + others) * width, 1 + others)
@@ -63,7 +66,10 @@ class Gated(Combiner):
 
 
 class Film(Combiner):
-    """(1 + sum of gamma_m(x_m)) * x + sum of beta_m(x_m) (FiLM, Perez et al., 2018); an absent stream multiplies by 1 and adds 0."""
+    """x * product of (1 + gamma_m(x_m)) + sum of beta_m(x_m) (FiLM, Perez et al., 2018); an absent stream multiplies by 1 and adds 0.
+
+    A sum of the gammas would let every stream act on the text, but never one stream on another.
+    """
 
     def __init__(self, width: int, others: int, hidden: int):
         super().__init__(width, others, hidden)
@@ -73,8 +79,8 @@ class Film(Combiner):
 
     def forward(self, text: Tensor, others: Sequence[Tensor], present: Sequence[Tensor]) -> Tensor:
         found = [layer(v) * here.unsqueeze(1) for layer, v, here in zip(self.layers, others, present, strict=True)]
-        scale, shift = torch.stack(found).sum(0).unsqueeze(1).chunk(2, -1)
-        return (1 + scale) * text + shift
+        scale, shift = torch.stack(found).unsqueeze(2).chunk(2, -1)  # [M, R, 1, W] twice
+        return (1 + scale).prod(0) * text + shift.sum(0)
 
 
 class TensorProduct(Combiner):

@@ -37,6 +37,7 @@ class CrossAttention(LayerFusion):
         super().__init__(options, backbone, streams)
         if options.weights == "backbone" and not backbone.has_cross_attention:
             raise RecipeError("fusion.weights: the backbone has no cross-attention of its own (an encoder has none); use weights: own")
+        self.order_free = options.weights == "backbone"  # else the streams are read one after the other
         self.reads = nn.ModuleList(
             nn.ModuleDict({name: Reader(backbone.width, self.attention(options.start), [name]) for name in self.inputs})
             for _ in self.layers

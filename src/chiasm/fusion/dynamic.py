@@ -24,7 +24,8 @@ class Dynamic(Fusion):
     """Fused.mix [R, 1 + M] = softmax of a router's scores over the branches present."""
 
     paper = "mixture of experts, Jacobs et al., 1991; QMF, Zhang et al., 2023"
-    interacts = False  # a weighted mean of decisions that are each made alone
+    votes = True
+    unstable = "0.22, 0.22, 0.24 of the last digits of sums (chance 0.10)"  # only the weights depend on all inputs
 
     class Options(BaseOptions):
         width: int | None = None
@@ -38,6 +39,7 @@ class Dynamic(Fusion):
         super().__init__(options, backbone, streams)
         width, count = backbone.width, 1 + len(self.inputs)
         self.norms = nn.ModuleDict({name: nn.LayerNorm(width) for name in (*self.inputs, "text")})
+        self.order = sorted(self.inputs)  # in which the router's weights stand for inputs, however they are declared
         inner = options.width or width
         self.router = nn.Sequential(nn.Linear(count * (width + 1), inner), nn.GELU(approximate="tanh"), nn.Linear(inner, count))
 
@@ -45,7 +47,7 @@ class Dynamic(Fusion):
         pooled = {name: self.norms[name](streams[name].pooled()) for name in self.inputs if name in streams}
         branches = {name: Tokens(vector.unsqueeze(1), streams[name].present.unsqueeze(1)) for name, vector in pooled.items()}
         mix = self.kept("mix", streams, step, lambda: self.weigh(readable(text, step), pooled, streams))
-        chosen = [0, *(1 + self.inputs.index(name) for name in pooled)]
+        chosen = [0, *(1 + self.order.index(name) for name in pooled)]
         return Fused({"text": text, **branches}, mix=mix[:, chosen], aux={"weights": mix.detach()})
 
     def weigh(self, text: Tokens, pooled: Mapping[str, Tensor], streams: Streams) -> Tensor:
@@ -53,9 +55,9 @@ class Dynamic(Fusion):
         rows, width = len(text.values), text.values.shape[-1]
         nothing = text.values.new_zeros(rows, width)
         absent = torch.zeros(rows, dtype=torch.bool, device=text.values.device)
-        here = torch.stack([~absent, *(streams[n].present if n in streams else absent for n in self.inputs)], 1)  # [R, 1 + M]
+        here = torch.stack([~absent, *(streams[n].present if n in streams else absent for n in self.order)], 1)  # [R, 1 + M]
         heard = replace(text, values=self.norms["text"](text.values)).pooled()
-        vectors = torch.stack([heard, *(pooled.get(n, nothing) for n in self.inputs)], 1) * here.unsqueeze(-1)
+        vectors = torch.stack([heard, *(pooled.get(n, nothing) for n in self.order)], 1) * here.unsqueeze(-1)
         scores = self.router(torch.cat([vectors.flatten(1), here.to(vectors.dtype)], 1)) / self.options.temperature
         weights = scores.masked_fill(~here, -torch.inf).softmax(1)
         return (1 - self.options.floor) * weights + self.options.floor * here.to(weights.dtype) / here.sum(1, keepdim=True)

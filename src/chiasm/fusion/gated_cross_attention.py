@@ -20,6 +20,7 @@ class GatedCrossAttention(LayerFusion):
     """x <- x + tanh(a) * Attention(x, stream); x <- x + tanh(b) * FeedForward(x), ahead of every k-th layer; a = b = 0 at the start."""
 
     paper = "Flamingo, Alayrac et al., 2022"
+    order_free = False  # the streams are read one after the other
 
     class Options(LayerOptions):
         feed_forward: int = 4

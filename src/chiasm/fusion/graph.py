@@ -64,7 +64,8 @@ class Node(nn.Module):
         super().__init__()
         self.sources, self.neighbours, self.attention = tuple(sources), neighbours, attention
         self.norm, self.norm_sources = nn.LayerNorm(width), nn.ModuleDict({name: nn.LayerNorm(width) for name in self.sources})
-        self.kinds = nn.Parameter(torch.zeros(len(self.sources), attention.heads))
+        several = len(self.sources) > 1  # a score of the only kind would cancel in the softmax
+        self.kinds = nn.ParameterDict({name: torch.zeros(attention.heads) for name in self.sources} if several else {})
         self.feed_forward = FeedForward(width, feed_forward) if feed_forward else None
 
     def forward(self, x: Tensor, given: Mapping[str, Tokens], step: Step) -> Tensor:
@@ -75,9 +76,11 @@ class Node(nn.Module):
         normed = [self.norm_sources[name](tokens.values) for name, tokens in zip(names, rows, strict=True)]
         query = self.norm(x)
         near = torch.cat([nearest(query, v, t.mask, self.neighbours) for v, t in zip(normed, rows, strict=True)], 2)
-        kinds = [self.kinds[self.sources.index(n)].unsqueeze(1).expand(-1, v.shape[1]) for n, v in zip(names, normed, strict=True)]
+        bias = None
+        if self.kinds:
+            bias = torch.cat([self.kinds[n].unsqueeze(1).expand(-1, v.shape[1]) for n, v in zip(names, normed, strict=True)], 1)  # [H, L]
         sources = [(replace(tokens, memo={}), value) for tokens, value in zip(rows, normed, strict=True)]
-        x = x + self.attention(query, sources, step, allowed=near, bias=torch.cat(kinds, 1))
+        x = x + self.attention(query, sources, step, allowed=near, bias=bias)
         if self.feed_forward is None:
             return x
         return torch.where(near.flatten(1).any(1)[:, None, None], self.feed_forward(x), x)

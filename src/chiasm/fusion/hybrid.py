@@ -19,6 +19,8 @@ from chiasm.fusion.base import BackboneShape, Fusion, StreamShape
 from chiasm.fusion.base import Options as BaseOptions
 from chiasm.types import Fused, RecipeError, Step, Streams, Tokens
 
+SHUT = "0.10, 0.11, 0.09 of the last digits of sums (chance 0.10)"  # gated_cross_attention beside late's decisions
+
 
 class Hybrid(Fusion):
     """Runs its parts in order at every hook; the branches of all `after` hooks are kept side by side."""
@@ -46,6 +48,10 @@ class Hybrid(Fusion):
         parts = [build({**part, "absent": options.absent}, backbone, streams) for part in options.parts]
         self.parts = nn.ModuleList(parts)
         self.inputs = tuple(dict.fromkeys(name for part in parts for name in part.inputs))
+        self.interacts = any(part.interacts for part in parts)
+        self.order_free = all(part.order_free for part in parts)
+        self.votes = any(part.votes for part in parts)
+        self.unstable = SHUT if self.votes and any(part.gates() for part in parts) else ""
 
     @property
     def layers(self) -> list[int]:

@@ -39,7 +39,8 @@ class Late(Fusion):
         kind = COMBINERS.get(options.combine)
         self.combine = kind(width, len(self.inputs), options.width or 2 * width) if kind else None
         self.weights = nn.Parameter(torch.zeros(1 + len(self.inputs))) if options.combine == "weighted" else None
-        self.interacts = kind is not None and kind.interacts
+        self.interacts, self.unstable = (kind.interacts, kind.unstable) if kind else (False, "")
+        self.order = sorted(self.inputs)  # in which weights stand for inputs, however they are declared
 
     def after(self, text: Tokens, streams: Streams, step: Step) -> Fused:
         pooled = {name: self.norms[name](streams[name].pooled()) for name in self.inputs if name in streams}  # [R, W]
@@ -48,13 +49,13 @@ class Late(Fusion):
             one = {name: Tokens(vector.unsqueeze(1), present[name].unsqueeze(1)) for name, vector in pooled.items()}
             here = torch.stack([text.mask.any(1), *present.values()], 1).to(text.values.dtype)
             if self.weights is not None:
-                chosen = [0, *(1 + self.inputs.index(name) for name in pooled)]
+                chosen = [0, *(1 + self.order.index(name) for name in pooled)]
                 here = here * self.weights.softmax(0)[chosen]
             return Fused({"text": text, **one}, mix=here / here.sum(1, keepdim=True).clamp_min(1e-9))
         if self.combine is None or not self.inputs:
             return Fused({"text": text})
         nothing = text.values.new_zeros(len(text.values), text.values.shape[-1])
         absent = torch.zeros(len(text.values), dtype=torch.bool, device=text.values.device)
-        here_all = [present.get(name, absent) for name in self.inputs]
-        vectors = [pooled[n] * here.unsqueeze(1) if n in pooled else nothing for n, here in zip(self.inputs, here_all, strict=True)]
+        here_all = [present.get(name, absent) for name in self.order]
+        vectors = [pooled[n] * here.unsqueeze(1) if n in pooled else nothing for n, here in zip(self.order, here_all, strict=True)]
         return Fused({"text": replace(text, values=self.combine(text.values, vectors, here_all))})

@@ -42,6 +42,7 @@ class Task:
     additive: ClassVar[bool] = True  # the loss of a batch is a sum over rows, so that accumulation equals the big batch
     needs_head: ClassVar[bool] = False
     decides: ClassVar[bool] = False  # its head makes one decision per row from one vector, so that an input alone can make it too
+    writes: ClassVar[bool] = False  # its output is text of any length, which the backbone must be able to generate
 
     def __init__(self, name: str, options: Any, inputs: Mapping[str, str]):
         self.name, self.options, self.declared = name, options, dict(inputs)
@@ -62,6 +63,11 @@ class Task:
     def columns(self) -> tuple[str, ...]:
         """Every column that this task looks at as text or target."""
         return tuple(dict.fromkeys((*(n for n in self.reads if self.declared[n] == "text"), *self.targets)))
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """What the backbone must read as text for this task: columns, or a prompt's own words."""
+        return ()
 
     @property
     def words(self) -> list[str]:
@@ -136,6 +142,11 @@ class PromptedTask(Task):
     @property
     def metrics(self) -> tuple[str, ...]:
         return self.options.metrics
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        columns = [name for name in self.prompt.fields if self.declared[name] == "text"]
+        return (*columns, *filter(None, map(str.strip, self.prompt.literals)))
 
     @property
     def words(self) -> list[str]:

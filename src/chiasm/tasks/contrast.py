@@ -65,6 +65,10 @@ class Contrast(Task):
         return tuple(side for side in self.sides if not self.is_stream(side))
 
     @property
+    def texts(self) -> tuple[str, ...]:
+        return self.columns
+
+    @property
     def metrics(self) -> tuple[str, ...]:
         return self.options.metrics
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -26,6 +26,8 @@ class Generate(PromptedTask):
         """Passed to transformers' generate: max_new_tokens, num_beams, do_sample, ..."""
         metrics: tuple[str, ...] = ("exact_match",)
         """How predictions are scored; the first is the primary."""
+
+    writes: ClassVar[bool] = True
 
     def __init__(self, name: str, options: Any, inputs: Mapping[str, str]):
         super().__init__(name, options, inputs)
