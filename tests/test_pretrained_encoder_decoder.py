@@ -84,13 +84,13 @@ def save(name: str, where: Path) -> None:
         save_file({**weights, "lm_head.weight": torch.randn_like(weights["shared.weight"])}, where / "model.safetensors", {"format": "pt"})
 
 
-def composed(where, fusion="none", *, train="all", image=True, tasks=None, **backbone):
+def composed(where, fusion="cross_attention", *, train="all", image=True, tasks=None, **backbone):
     """(model, processor) with a fresh vision transformer, unless there is only text."""
     recipe = {
         "inputs": {**({"image": {"modality": "image", "size": 16}} if image else {}), "question": "text"},
         "encoders": {"image": VIT} if image else {},
         "backbone": {"model": str(where), "train": train, **backbone},
-        "fusion": fusion,
+        "fusion": fusion if image else "none",
         "tasks": tasks or {"answer": {"type": "generate", "prompt": "{question}", "target": "{answer}"}},
     }
     model, processor = build(load_recipe(recipe), rows(), WORDS)

@@ -414,3 +414,14 @@ def test_of_200_typos_at_least_190_get_the_right_key(recipe_file: Path):
         else:
             wrong.append((f"{section}.{written}", said))
     assert right >= 190, wrong
+
+
+def test_splits_of_a_built_in_set_are_names_whatever_stands_beside_the_recipe(tmp_path, monkeypatch):
+    """A folder called `views` (a run's, say) must not become the data; a joined table still is a path."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("views", "views_test"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "more.csv").write_text("thing,size\n")
+    data = load_recipe("views", ["data.join={file: more.csv, key: thing}", "data.splits={unseen: views_test}"]).data
+    assert (data.train.file, data.test.file, data.splits["unseen"].file) == ("views", "views_test", "views_test")
+    assert data.join.file == str(tmp_path / "more.csv")

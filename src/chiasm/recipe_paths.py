@@ -30,14 +30,17 @@ def anchor(data: Any, folder: Path) -> None:
 
 
 def _places(section: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
-    """Every (mapping, key) that may hold a path."""
+    """Every (mapping, key) that may hold a path; the splits of a built-in set are names."""
+    names = section.get("builtin") is not None
     further = section.get("splits")
     holders = [(section, name) for name in SPLITS]
     holders += [(further, name) for name in further] if isinstance(further, dict) else []
     for holder, name in holders:
-        yield holder, name
+        if not names:
+            yield holder, name
         if isinstance(holder.get(name), dict):
-            yield holder[name], "file"
+            if not names:
+                yield holder[name], "file"
             yield from _join(holder[name])
     yield from _join(section)
 

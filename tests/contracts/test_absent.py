@@ -21,6 +21,7 @@ from tiny_models import (
     VIT,
     assembled,
     cells,
+    marked,
     picture,
     prepared,
     results,
@@ -31,7 +32,7 @@ from tiny_models import (
 from chiasm.types import RecipeError
 
 CELLS = [cell for cell in cells() if cell[0] != "none" and cell[1] != "qwen3"]
-every_cell = pytest.mark.parametrize(("fusion", "backbone"), CELLS)
+every_cell = pytest.mark.parametrize(("fusion", "backbone"), marked(CELLS))
 every_fusion = pytest.mark.parametrize(("fusion", "backbone"), [cell for cell in CELLS if cell[1] == "gpt2"])
 
 

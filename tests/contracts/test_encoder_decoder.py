@@ -12,12 +12,13 @@ import transformers
 from transformers import AutoConfig, AutoModelForMultimodalLM, AutoProcessor
 
 sys.path.insert(0, str(Path(__file__).parent))
-from tiny_models import BACKBONES, SEQ2SEQ, STRATEGIES, T5, assembled, cells, picture, prepared, routed, sound, tiny
+from tiny_models import BACKBONES, SEQ2SEQ, STRATEGIES, T5, assembled, cells, marked, picture, prepared, routed, sound, tiny
 
 from chiasm.encoders.base import network_of
 from chiasm.types import RecipeError
 
-every_cell = pytest.mark.parametrize(("fusion", "backbone"), [cell for cell in cells() if cell[1] in SEQ2SEQ])
+seq2seq = [cell for cell in cells() if cell[1] in SEQ2SEQ]
+every_cell = pytest.mark.parametrize(("fusion", "backbone"), marked(seq2seq, slow=("bart", "bart encoder")))
 every_side = pytest.mark.parametrize("backbone", SEQ2SEQ)
 SETTINGS = {"max_new_tokens": 5, "min_new_tokens": 5, "do_sample": False, "output_scores": True, "return_dict_in_generate": True}
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -72,6 +73,11 @@ OWN_WEIGHTS = {"type": "cross_attention", "weights": "backbone"}
 def cells() -> list[tuple[str, str]]:
     """(fusion, backbone): every strategy on every kind of backbone, its variants on one; an encoder-decoder on both sides."""
     return [(fusion, backbone) for fusion in [*FUSIONS, "own weights"] for backbone in valid(fusion)]
+
+
+def marked(chosen: Iterable[tuple[str, str]], slow: Sequence[str] = ("qwen3", "t5 encoder", "bart", "bart encoder")) -> list[Any]:
+    """Cells as parameters of a test; those on a second backbone of a kind are slow."""
+    return [pytest.param(*cell, marks=[pytest.mark.slow] if cell[1] in slow else []) for cell in chosen]
 
 
 def valid(fusion: str) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "contracts"))
 from tiny_models import T5
 
 import chiasm
-from chiasm.training.influence import InfluenceError
+from chiasm.types import RecipeError
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (40, 60, 220), "white": (240, 240, 240)}
 VIT = {"arch": "vit", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24, "patch_size": 8}
@@ -64,7 +64,7 @@ def run(request, data: Path, tmp_path_factory: pytest.TempPathFactory) -> chiasm
 
 @pytest.mark.parametrize("side", FUSIONS)
 def test_a_picture_that_reaches_nothing_stops_the_run(data: Path, side: str, tmp_path: Path):
-    with pytest.raises(InfluenceError, match="input 'image' does not reach the output of task 'answer'"):
+    with pytest.raises(RecipeError, match="none never brings 'image' to the backbone, and tasks.answer reads it"):
         chiasm.train(recipe(data, side, {"type": "none"}), output=tmp_path / "run", progress=False)
 
 

@@ -136,7 +136,8 @@ def announce(plan: Plan, folder: Path, display: Display, jobs: int) -> None:
     width = max(len(row.name) for row in plan.rows)
     for row in plan.rows:
         size = f"{row.trainable:>12,} train  {row.macs or 0:>14,} MACs" if row.trainable is not None else " " * 38
-        display.line(f"  {row.name:<{width}}  {size}  {len(plan.seeds) if row.recipe else '-'}  {row.note}".rstrip())
+        models = f"{len(plan.seeds)} model{'s' * (len(plan.seeds) > 1)}" if row.recipe else ""
+        display.line(f"  {row.name:<{width}}  {size}  {models:<9}  {row.note}".rstrip())
     for line in plan.notes + ([f"latency is measured while up to {jobs} cells run at once"] if jobs > 1 else []):
         display.line(f"note: {line}")
     for name, digest in plan.encoder_cache.items():
