@@ -19,7 +19,7 @@ from chiasm import components
 from chiasm.fusion.base import Fusion
 from chiasm.recipe_errors import RecipeProblems
 from chiasm.types import ChiasmError, NonFiniteError
-from chiasm_cli import fusions, recipes, shelf
+from chiasm_cli import fusions, recipes, shelf, train
 from chiasm_cli.main import COMMANDS, run
 from chiasm_cli.scores import score_table
 
@@ -34,6 +34,7 @@ class StandIn:
         self.error = error
         self.run = SimpleNamespace(
             folder=Path("runs/x"),
+            recipe=SimpleNamespace(inputs={"image": SimpleNamespace(modality="image"), "question": SimpleNamespace(modality="text")}),
             metrics=METRICS,
             details={},
             evaluate=lambda split, **more: (
@@ -78,6 +79,24 @@ class StandIn:
         return SimpleNamespace(lines=["12 parameters"], problems=problems, is_recipe=True, to_json=lambda: {"problems": problems})
 
 
+@pytest.mark.parametrize(
+    ("inputs", "said"),
+    [
+        ({"image": "image", "audio": "audio", "caption": "text"}, "chiasm ask runs/x --image FILE --audio FILE --input caption=VALUE"),
+        ({"words": "features", "question": "text"}, "chiasm predict runs/x INPUT.jsonl --output OUT.jsonl"),
+    ],
+)
+def test_the_next_step_fits_the_inputs(inputs: dict[str, str], said: str):
+    run = SimpleNamespace(folder=Path("runs/x"))
+    run.recipe = SimpleNamespace(inputs={name: SimpleNamespace(modality=modality) for name, modality in inputs.items()})
+    assert train.asking(run) == said
+
+
+def test_check_repeats_its_overrides_in_the_next_step(library: StandIn, capsys: pytest.CaptureFixture[str]):
+    assert run(["check", "demo", "data.root=my files"]) == 0
+    assert "chiasm train demo 'data.root=my files'" in capsys.readouterr().err
+
+
 @pytest.fixture
 def library(monkeypatch: pytest.MonkeyPatch) -> StandIn:
     stand_in = StandIn()
@@ -108,7 +127,7 @@ def test_train_passes_its_arguments_on_and_names_the_next_step(library: StandIn,
     assert library.calls == [("train", "demo", more)]
     said = capsys.readouterr()
     assert "0.947" in said.out
-    assert "Next:" in said.err
+    assert "Next:" in said.err and 'chiasm ask runs/x --image FILE "question"' in said.err
     assert "\x1b" not in said.out + said.err
 
 

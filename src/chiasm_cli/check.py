@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Annotated
 
 import typer
@@ -21,4 +22,4 @@ def check(
     result(found.to_json(), [*found.lines, *(f"problem: {problem}" for problem in found.problems)])
     if found.problems:
         raise typer.Exit(2)
-    next_step(f"chiasm train {target}" if found.is_recipe else f"chiasm init {target} > recipe.yaml")
+    next_step(shlex.join(["chiasm", "train", target, *(overrides or [])]) if found.is_recipe else f"chiasm init {target} > recipe.yaml")

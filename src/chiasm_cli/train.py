@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -27,4 +27,13 @@ def train(
         recipe, output=output, resume=resume, allow_changed=allow_changed, overrides=overrides or [], progress=not settings["json"]
     )
     result({"run": str(run.folder), "metrics": run.metrics}, [*score_table(run.metrics, run.details), f"wrote {run.folder}"])
-    next_step(f"chiasm evaluate {run.folder}", f'chiasm ask {run.folder} --image FILE "question"', f"open {run.folder}/report.html")
+    next_step(f"chiasm evaluate {run.folder}", asking(run), f"open {run.folder}/report.html")
+
+
+def asking(run: Any) -> str:
+    """How to use a run: one question, or a file of records where no picture, sound or text can be given on the command line."""
+    inputs = {name: spec.modality for name, spec in run.recipe.inputs.items()}
+    if not set(inputs.values()) <= {"image", "audio", "text"}:
+        return f"chiasm predict {run.folder} INPUT.jsonl --output OUT.jsonl"
+    asked = {"question": '"question"', "image": "--image FILE", "audio": "--audio FILE"}
+    return " ".join([f"chiasm ask {run.folder}", *(asked.get(name, f"--input {name}=VALUE") for name in inputs)])
