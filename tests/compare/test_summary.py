@@ -274,6 +274,7 @@ def test_a_lottery_is_not_recommended(simulate):
     comparison.rows[-1].parameters = 1
     summary = summarise(comparison, resamples=FAST)
     assert row_of(summary, "merged")["unstable"] and "merged" in summary["top"]
+    assert all(0 <= bound <= 1 for row in summary["rows"] for bound in row["interval"]), "a share has bounds, whatever its spread"
     assert summary["recommended"] != "merged"
     assert any("`merged` is a lottery" in sentence for sentence in verdict(summary).sentences)
 

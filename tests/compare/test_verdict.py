@@ -90,6 +90,22 @@ def test_a_tie_has_no_winner():
     assert found.winner is None
 
 
+def test_a_lottery_ties_with_everything_and_is_told_apart():
+    better = [row(name, score=0.96, **against(0.86, "better", 0.001)) for name in ("early", "late")]
+    lottery = row("co_attention", score=0.6, unstable=True, sd=0.4, **against(0.5, "tie"))
+    ensemble = {**ENSEMBLE, "score": 0.1, "in_top": False}
+    found = verdict(told(ensemble, *better, lottery))
+    assert "`early` and `late` tie at the top (`co_attention` may be anywhere: too wide a spread over seeds)." in found.line
+    found = verdict(told(ensemble, better[0], lottery))
+    assert "no winner can be named beside `early`: the seeds of `co_attention` spread too far to tell." in found.line
+    chance = row("late", score=0.1, in_top=False, above_majority=False, **against(0.0, "tie"))
+    alone = [
+        row(name, kind, 0.1, in_top=False, above_majority=False) for name, kind in (("image alone", "unimodal"), ("ensemble", "ensemble"))
+    ]
+    told_of = told({**MAJORITY, "score": 0.1}, *alone, chance, better[0], {**lottery, "above_majority": False})
+    assert "`late` are at chance (not above majority), `early` is not" in verdict(told_of).line, "a lottery is not called at chance"
+
+
 def test_better_than_the_reference_but_below_another_row():
     trees = row("trees", "trees", 0.9)
     found = verdict(told(ENSEMBLE | {"in_top": False}, trees, row("early", in_top=False, **against(0.05, "better", 0.01))))
