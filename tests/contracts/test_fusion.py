@@ -17,6 +17,7 @@ from tiny_models import (
     FUSIONS,
     OWN_WEIGHTS,
     assembled,
+    calm,
     cells,
     counted_macs,
     marked,
@@ -245,11 +246,11 @@ def test_fu9_every_parameter_of_the_fusion_gets_a_gradient(fusion, backbone):
 @torch.no_grad()
 def test_fu10_bfloat16(fusion, backbone):
     model, processor = tiny(fusion, backbone)
-    inputs = prepared(processor, [0, 1, 2])
+    inputs, model = prepared(processor, [0, 1, 2]), calm(model)
     half = copy.deepcopy(model).bfloat16()
     for exact, rough in zip(results(model, inputs), results(half, inputs), strict=True):
         assert rough.dtype == torch.bfloat16
-        assert torch.nn.functional.cosine_similarity(exact.flatten(), rough.float().flatten(), dim=0) > 0.995
+        assert torch.nn.functional.cosine_similarity(exact.flatten(), rough.float().flatten(), dim=0) > 0.999
 
 
 @every_cell

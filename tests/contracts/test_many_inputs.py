@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from transformers import AutoModelForMultimodalLM
 
 sys.path.insert(0, str(Path(__file__).parent))
-from tiny_models import FEATURES, NEITHER_DROPS, VIT, WORDS, assembled, counted_macs, picture, results, routed, vectors
+from tiny_models import FEATURES, NEITHER_DROPS, VIT, WORDS, assembled, calm, counted_macs, picture, results, routed, vectors
 
 from chiasm.components import names
 from chiasm.fusion.cost import cost
@@ -209,8 +209,9 @@ def test_fu10_bfloat16(fusion, backbone, count):
     model, processor = tiny(fusion, backbone, count)
     row = {"text": 2, **{name: (i, 3) for i, name in enumerate(INPUTS[count])}}
     inputs = opened(processor, [row])
+    model = calm(model)
     exact, rough = (results(m, inputs)[0].float() for m in (model, copy.deepcopy(model).bfloat16()))
-    assert torch.nn.functional.cosine_similarity(exact.flatten(), rough.flatten(), dim=0) > 0.99
+    assert torch.nn.functional.cosine_similarity(exact.flatten(), rough.flatten(), dim=0) > 0.999
 
 
 @every_cell

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache, partial
@@ -73,6 +74,15 @@ OWN_WEIGHTS = {"type": "cross_attention", "weights": "backbone"}
 def cells() -> list[tuple[str, str]]:
     """(fusion, backbone): every strategy on every kind of backbone, its variants on one; an encoder-decoder on both sides."""
     return [(fusion, backbone) for fusion in [*FUSIONS, "own weights"] for backbone in valid(fusion)]
+
+
+@torch.no_grad()
+def calm(model: Any) -> Any:
+    """A copy with matrices of the size that training starts from; the tiny models' are larger, so that every change shows."""
+    found = copy.deepcopy(model)
+    for parameter in found.parameters():
+        parameter.mul_(0.3 if parameter.ndim > 1 else 1.0)
+    return found
 
 
 def marked(chosen: Iterable[tuple[str, str]], slow: Sequence[str] = ("qwen3", "t5 encoder", "bart", "bart encoder")) -> list[Any]:
