@@ -324,6 +324,38 @@ def test_fu13_a_copy_does_not_reach_into_the_original(fusion, backbone):
         assert model._call is None if hasattr(model, "_call") else model.model._call is None
 
 
+@pytest.mark.parametrize(("fusion", "backbone"), marked(cell for cell in cells() if cell[0] != "none"))
+def test_fu13_one_step_of_opacus(fusion, backbone):
+    """Gradients of each row by itself go through opacus' optimizer. Where it neither clips nor adds noise its step is the plain one; where
+    it clips, no row moves the weights further than the bound."""
+    from opacus.optimizers import DPOptimizer
+
+    original, processor = tiny(fusion, backbone)
+    rows = [prepared(processor, [i]) for i in range(2)]
+
+    def stepped(bound: float | None) -> list[torch.Tensor]:
+        """How far each parameter of the fusion moves in one step of gradient descent; bound None: without opacus."""
+        model = copy.deepcopy(original)
+        parameters = list(model.fusion.parameters())
+        before, each = [p.detach().clone() for p in parameters], []
+        for row in rows:
+            gradients = torch.autograd.grad(sum(r.square().sum() for r in results(model, row)), parameters, allow_unused=True)
+            each.append([torch.zeros_like(p) if g is None else g for p, g in zip(parameters, gradients, strict=True)])
+        optimizer = torch.optim.SGD(parameters, lr=1.0)
+        if bound is not None:
+            optimizer = DPOptimizer(optimizer, noise_multiplier=0.0, max_grad_norm=bound, expected_batch_size=len(rows))
+        for parameter, *found in zip(parameters, *each, strict=True):
+            parameter.grad = sum(found) / len(rows)
+            parameter.grad_sample = torch.stack(found)  # [rows, *shape], as opacus wants it
+        optimizer.step()
+        return [(p.detach() - b) for p, b in zip(parameters, before, strict=True)]
+
+    plain, open_, clipped = stepped(None), stepped(1e9), stepped(1e-2)
+    for a, b in zip(plain, open_, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+    assert 0 < torch.cat([move.flatten() for move in clipped]).norm() <= 1e-2 * 1.001
+
+
 @every_cell
 @torch.no_grad()
 def test_texts_that_share_a_picture(fusion, backbone):
