@@ -261,6 +261,8 @@ class BalanceSpec(Spec):
     """Also shorten the steps of the encoder and connector of an input that alone predicts better than the others do (OGM)."""
     alpha: Annotated[float, Field(gt=0)] = 0.5
     """How much: the step is multiplied by 1 - tanh(alpha * ratio) where its ratio to the others is above 1."""
+    noise: bool = False
+    """With modulate: also add noise to the gradients of the inputs' encoders and connectors, as wide as those spread (OGM-GE)."""
 
 
 class TrainSpec(Spec):

@@ -256,3 +256,5 @@ class _Check:
             self.add(("train", "balance"), f"train.balance: not with task '{name}': {why}; balance is for classify and regress tasks")
         if not any(kind.decides for kind in kinds.values()):
             self.add(("train", "balance"), "train.balance: there is no classify or regress task, so no head for an input alone; remove it")
+        if self.recipe.train.balance.noise and not self.recipe.train.balance.modulate:
+            self.add(("train", "balance", "noise"), "train.balance.noise: it is half of OGM-GE; write modulate: true too")

@@ -106,7 +106,7 @@ def losses(folder):
 
 def test_a_resumed_run_is_the_run(data, tmp_path):
     """Mid-epoch and at the epoch's edge: bit for bit, heads, modulation, dropout and all."""
-    made = recipe(data, balance={"modulate": True}, dropout=0.2, modality_dropout=0.3, best="validation label.accuracy")
+    made = recipe(data, balance={"modulate": True, "noise": True}, dropout=0.2, modality_dropout=0.3, best="validation label.accuracy")
     whole = tmp_path / "whole"
     train(made, output=whole, progress=False)
     steps = max(map(checkpoint.step_of, (whole / "checkpoints").iterdir()))
@@ -260,6 +260,35 @@ def test_the_step_of_its_own_parts_is_scaled_and_no_other(data, kind, monkeypatc
         own = name.startswith(("model.connectors.left", "model.encoders.left"))
         torch.testing.assert_close(moves[0.25][name], whole * (0.25 if own else 1.0), rtol=1e-4, atol=1e-7)
     assert any(name.startswith("model.connectors.left") and whole.abs().max() > 0 for name, whole in moves[1.0].items())
+
+
+def test_noise_is_as_wide_as_the_gradient_and_only_on_the_inputs_own_parts(data):
+    _, materials, _, _ = ready(data, balance={"modulate": True, "noise": True})
+    model, found = materials.model, []
+    for seed in (7, 7, 8):
+        for number, parameter in enumerate(model.parameters()):
+            parameter.grad = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(number)) * 3
+        before = {name: p.grad.clone() for name, p in model.named_parameters()}
+        model.balance.disturb(model, ["left"], seed)
+        found.append({name: p.grad - before[name] for name, p in model.named_parameters()})
+    own = [name for name in found[0] if name.startswith(("model.connectors.left", "model.encoders.left"))]
+    assert own and not any(move.any() for name, move in found[0].items() if name not in own)
+    assert all(torch.equal(found[0][name], found[1][name]) and not torch.equal(found[0][name], found[2][name]) for name in own)
+    every = torch.cat([found[0][name].flatten() for name in own])
+    assert len(every) > 50 and 2.2 < every.std() < 3.8
+
+
+def test_without_noise_gradients_are_left_alone(data):
+    _, materials, _, _ = ready(data, balance={"modulate": True})
+    for parameter in materials.model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    materials.model.balance.disturb(materials.model, ["left", "right"], 7)
+    assert all((parameter.grad == 1).all() for parameter in materials.model.parameters())
+
+
+def test_noise_alone_is_refused(data):
+    with pytest.raises(RecipeProblems, match="noise: it is half of OGM-GE; write modulate: true too"):
+        check_components(load_recipe(recipe(data, balance={"noise": True})))
 
 
 def test_prompt_text_is_held_back_at_its_word_embeddings(data):

@@ -10,8 +10,10 @@ and the connector without passing the fusion. For prompt text the pooled tokens 
 
 and the step of m's encoder and connector (text: word embeddings) is multiplied by k_m. The paper multiplies the gradient, which under SGD
 is the same; AdamW divides a gradient by its own size, so that there it would change nothing. The paper's s_m is what m adds to the fused
-logits, which only concatenation with a linear head has; ours is that of m's own head. GE, the paper's noise with the covariance of the
-gradients of single samples, is left out: they are not known here, and the spread of a tensor's entries is another quantity.
+logits, which only concatenation with a linear head has; ours is that of m's own head.
+
+`noise` adds the paper's GE: Gaussian noise on the gradients of every input's own parts. The paper wants the covariance of the gradients of
+single samples; as in the authors' code, the noise of a tensor is as wide as its gradient's entries spread.
 
 The heads are trained and saved with checkpoints, so that a resumed run is exact, and are not part of the finished model.
 """
@@ -87,6 +89,16 @@ class Balance(nn.Module):
             sums[one.input] = [likely + float(one.likelihood), rows + float(one.rows)]
         means = {name: likely / rows for name, (likely, rows) in sums.items() if rows}
         return {name: coefficient(name, means, self.spec.alpha) for name in means} if len(means) > 1 else {}
+
+    @torch.no_grad()
+    def disturb(self, model: Any, inputs: Iterable[str], seed: int) -> None:
+        """With `noise`: add it to the gradients of the parts of these inputs; the same for the same seed."""
+        for parameter in (p for name in inputs for p in parameters_of(model, name)) if self.spec.noise else ():
+            if parameter.grad is not None and parameter.numel() > 1:
+                draws = torch.Generator(parameter.device).manual_seed(seed)
+                noise = torch.empty_like(parameter.grad).normal_(generator=draws)
+                parameter.grad += noise * parameter.grad.std()
+                seed += 1  # another draw for the next tensor
 
     @contextlib.contextmanager
     def shortened(self, model: Any, coefficients: Mapping[str, float]) -> Generator[None]:

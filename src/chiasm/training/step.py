@@ -73,7 +73,7 @@ class Stepper:
         if math.isfinite(loss) and math.isfinite(grad_norm):
             for group in self.optimizer.param_groups:
                 group["lr"] = learning_rate
-            with self._balanced(sums, result):
+            with self._balanced(sums, result, step):
                 self.optimizer.step()
         else:
             result.skipped, result.ids = _cause(micro, [(part.batch, value) for part, value in zip(sums, values, strict=True)])
@@ -105,11 +105,12 @@ class Stepper:
             part.total = part.total.detach()
         return sums
 
-    def _balanced(self, sums: Sequence[_Part], result: StepResult) -> contextlib.AbstractContextManager[None]:
-        """Around the optimizer's step: shorter where train.balance says so; notes in `result` by how much."""
+    def _balanced(self, sums: Sequence[_Part], result: StepResult, step: int) -> contextlib.AbstractContextManager[None]:
+        """Around the optimizer's step: shorter where train.balance says so; notes in `result` by how much. Its noise comes first."""
         if self.balance is None:
             return contextlib.nullcontext()
         coefficients = self.balance.coefficients(part.alone for part in sums if part.alone is not None)
+        self.balance.disturb(self.model, coefficients, seed_of(self.seed, step, "noise"))
         result.shortened = {name: k for name, k in coefficients.items() if k < 1}
         return self.balance.shortened(self.model, result.shortened)
 
