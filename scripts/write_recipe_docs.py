@@ -24,6 +24,9 @@ This file is made by `scripts/write_recipe_docs.py` from the types that check a 
 A recipe is one YAML file. A key that is not listed here is an error that names the nearest one. On the command line any key is set by
 `key=value`: `train.seed=1`, `stages.0.steps=10`, or `stages.NAME.steps=10`. `chiasm check RECIPE` says all that is wrong with a recipe.
 A run folder holds its recipe with every default filled in (`recipe.yaml`).
+
+`NAME:tiny` is a recipe in its small form: each key of its section `tiny` (a key with its dots, e.g. `backbone.n_layer: 2`) replaces what
+stands there. Every shipped system has both: pretrained weights on your data, and fresh ones on built-in data in minutes on a CPU.
 """
 SECTIONS = [  # (the key's place in a recipe, its type)
     ("", recipe.Recipe),

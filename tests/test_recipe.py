@@ -425,3 +425,51 @@ def test_splits_of_a_built_in_set_are_names_whatever_stands_beside_the_recipe(tm
     data = load_recipe("views", ["data.join={file: more.csv, key: thing}", "data.splits={unseen: views_test}"]).data
     assert (data.train.file, data.test.file, data.splits["unseen"].file) == ("views", "views_test", "views_test")
     assert data.join.file == str(tmp_path / "more.csv")
+
+
+SMALL = """\
+inputs: {image: image, question: text}
+encoders: {image: {model: google/vit-base-patch16-224-in21k, train: none}}
+backbone: {model: openai-community/gpt2}
+tasks: {answer: {type: generate, prompt: "{question}", target: "{answer}", metrics: [bleu]}}
+data: {train: data/train.jsonl}
+train: {best: validation answer.bleu}
+tiny:
+  encoders.image: {arch: resnet, depths: [1]}
+  tasks.answer.metrics: [exact_match]
+  backbone:
+    arch: gpt2
+    tokenizer: words
+  data: {builtin: quiz}
+  train: null
+"""
+
+
+def test_a_recipe_has_a_small_form(tmp_path: Path):
+    """`NAME:tiny`: its keys replace what stands there, whole; a null takes a section out; the full form does not know of it."""
+    (tmp_path / "my.yaml").write_text(SMALL, encoding="utf-8")
+    full, tiny = load_recipe(tmp_path / "my.yaml"), load_recipe(f"{tmp_path}/my.yaml:tiny")
+    assert (full.name, tiny.name) == ("my", "my-tiny")
+    assert full.encoders["image"].model and full.backbone.model and full.data.train is not None
+    assert (tiny.encoders["image"].arch, tiny.encoders["image"].model, tiny.encoders["image"].train) == ("resnet", None, "all")
+    assert tiny.tasks["answer"].options == {"prompt": "{question}", "target": "{answer}", "metrics": ["exact_match"]}
+    assert tiny.data.builtin == "quiz" and tiny.data.train is None and tiny.train.best is None
+    assert load_recipe(f"{tmp_path}/my.yaml:tiny", ["name=mine", "backbone.n_layer=3"]).backbone.options == {"n_layer": 3}
+    assert load_recipe(tiny).model_dump() == tiny.model_dump()
+
+
+def test_mistakes_in_a_small_form_name_its_lines(tmp_path: Path):
+    file = tmp_path / "my.yaml"
+    file.write_text(SMALL.replace("    tokenizer: words", "    tokenizr: words"), encoding="utf-8")
+    assert problems(f"{file}:tiny") == [f"{file}:12: unknown key backbone.tokenizr; did you mean backbone.tokenizer?"]
+    file.write_text(SMALL.replace("  tasks.answer.metrics", "  tasks.anser.metrics"), encoding="utf-8")
+    with pytest.raises(RecipeError, match=r"my\.yaml:9: tiny: no tasks\.anser; did you mean 'answer'\?"):
+        load_recipe(f"{file}:tiny")
+    with pytest.raises(RecipeError, match="no form 'tny'; its only form is 'tiny'"):
+        load_recipe(f"{file}:tny")
+    file.write_text(SMALL.split("tiny:")[0], encoding="utf-8")
+    with pytest.raises(RecipeError, match="no form 'tiny'; it has no section 'tiny'"):
+        load_recipe(f"{file}:tiny")
+    file.write_text(SMALL.split("tiny:")[0] + "tiny: small\n", encoding="utf-8")
+    with pytest.raises(RecipeError, match=r"my\.yaml:7: tiny is a mapping"):
+        load_recipe(file)

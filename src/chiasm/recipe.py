@@ -15,8 +15,8 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator, model_serializer, model_validator
 
 from chiasm.recipe_errors import RecipeProblems, explain
-from chiasm.recipe_override import apply_overrides
-from chiasm.recipe_paths import anchor, find_recipe
+from chiasm.recipe_override import apply_overrides, take_form
+from chiasm.recipe_paths import anchor, find_recipe, split_form
 from chiasm.recipe_streams import with_text_streams
 from chiasm.recipe_yaml import Document, dump, parse_document, read_document
 from chiasm.types import RecipeError
@@ -370,21 +370,24 @@ class Recipe(Spec):
 
 def load_recipe(recipe: FilePath | str | Mapping[str, Any] | Recipe, overrides: Sequence[str] = ()) -> Recipe:
     """A recipe file, the name of a shipped recipe, or a mapping -> Recipe. `overrides` are `key=value`, e.g. `stages.0.steps=10`.
+    `NAME:tiny` is the recipe with the changes of its section `tiny`: the same system, small enough to learn in minutes on a CPU.
 
     Raises RecipeProblems: one line about the first problem, and all of them in `.problems`.
     """
     if isinstance(recipe, Recipe):
         recipe = recipe.model_dump(exclude_none=True)
-    from_file = not isinstance(recipe, Mapping)
+    from_file, form = not isinstance(recipe, Mapping), None
     if isinstance(recipe, Mapping):
         document = parse_document(dump(dict(recipe)))
         document.places = {}
     else:
-        document = read_document(find_recipe(str(recipe)))
+        name, form = split_form(str(recipe))
+        document = read_document(find_recipe(name))
     if not isinstance(document.data, dict):
         raise RecipeError(f"{document.file}: a recipe is a mapping with the keys {', '.join(Recipe.model_fields)}")
     stem = FilePath(document.file).stem
     document.data.setdefault("name", stem if stem.replace("-", "").replace("_", "").isalnum() else "recipe")
+    take_form(document, form, Recipe)
     anchor(document.data, FilePath(document.file).parent if from_file else FilePath())
     apply_overrides(document, overrides, Recipe)
     anchor(document.data, FilePath())

@@ -1,4 +1,7 @@
-"""Sets `key=value` overrides in a recipe's data before it is checked, e.g. `stages.0.steps=10` or `stages.finetune.steps=10`."""
+"""Sets `key=value` overrides in a recipe's data before it is checked, e.g. `stages.0.steps=10` or `stages.finetune.steps=10`.
+
+A recipe's `tiny:` section is such a list of changes: a key with its dots, and the value that stands there in the recipe's small form.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,8 @@ from chiasm.components import closest, did_you_mean
 from chiasm.recipe_schema import model_at
 from chiasm.recipe_yaml import Document, Path, parse_value
 from chiasm.types import RecipeError
+
+TINY = "tiny"
 
 
 def apply_overrides(document: Document, overrides: Sequence[str], root: type[BaseModel]) -> None:
@@ -25,6 +30,28 @@ def apply_overrides(document: Document, overrides: Sequence[str], root: type[Bas
         document.typed[path] = key.strip()
         document.places = {known: where for known, where in document.places.items() if known[: len(path)] != path}
         document.places[path] = place
+
+
+def take_form(document: Document, form: str | None, root: type[BaseModel]) -> None:
+    """Drop the section `tiny` of `document.data`; before that, apply it in place where `form` asks for it. A null takes a key out."""
+    changes = document.data.pop(TINY, None)
+    if changes is not None and not isinstance(changes, dict):
+        raise RecipeError(f"{document.places[(TINY,)]}: {TINY} is a mapping of keys with their dots, e.g. `backbone.n_layer: 2`")
+    if form is None:
+        document.small = f"{document.data['name']}:{TINY}" if changes else ""
+        return
+    if form != TINY or not changes:
+        forms = f"its only form is '{TINY}'" if changes else f"it has no section '{TINY}'"
+        raise RecipeError(f"{document.file}: no form '{form}'; {forms}")
+    document.data["name"] = f"{document.data['name']}-{form}"
+    inside = {known[1:]: where for known, where in document.places.items() if known[:1] == (TINY,) and known[1:]}
+    for key, value in changes.items():
+        place = inside.get((key,), document.file)
+        path = _set(document.data, key.split("."), value, f"{place}: {TINY}", root)
+        document.places = {known: where for known, where in document.places.items() if known[: len(path)] != path}
+        document.places |= {(*path, *rest): where for (first, *rest), where in inside.items() if first == key}
+        if value is None:
+            document.data.pop(key, None)
 
 
 def _set(data: dict[str, Any], keys: list[str], value: Any, place: str, root: type[BaseModel]) -> Path:

@@ -66,6 +66,12 @@ def recipe_folder() -> Path:
     return inside if inside.is_dir() else package.parents[1] / "recipes"
 
 
+def split_form(name: str) -> tuple[str, str | None]:
+    """`clip:tiny` -> ("clip", "tiny"); a file whose own name has a colon, or a name without one, has no form."""
+    stem, colon, form = name.rpartition(":")
+    return (stem, form) if colon and form.isidentifier() and not Path(name).exists() else (name, None)
+
+
 def find_recipe(name: str) -> Path:
     """A path as it is, or the file of a shipped recipe."""
     path = Path(name)

@@ -61,6 +61,7 @@ class Document:
     file: str = field(default="", compare=False)
     places: dict[Path, str] = field(default_factory=dict, compare=False)
     typed: dict[Path, str] = field(default_factory=dict, compare=False)  # what overrides set -> the key as typed
+    small: str = field(default="", compare=False)  # the name of the recipe's small form, where it has one and this is not it
 
     def place(self, path: Path) -> str:
         """`recipes/x.yaml:14` of the key, else of one below it (an override can make a section), else of the nearest above it."""

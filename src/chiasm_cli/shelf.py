@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 from pathlib import Path
+from typing import Any
 
 from chiasm_cli.output import next_step, result
 
@@ -11,16 +13,18 @@ from chiasm_cli.output import next_step, result
 def list_recipes() -> None:
     """List the recipes by group."""
     found = [{"name": file.stem, **headline(file)} for file in files()]
-    groups = dict.fromkeys(recipe["group"] for recipe in found)
-    width = max((len(recipe["name"]) for recipe in found), default=0)
+    groups = sorted({(r["group"] != "start here", not r["tiny"], r["group"]) for r in found})  # then systems, then what else there is
+    shown = {recipe["name"]: recipe["name"] + ("[:tiny]" if recipe["tiny"] else "") for recipe in found}
+    width = max(map(len, shown.values()), default=0)
     lines: list[str] = []
-    for group in groups:
+    for *_, group in groups:
         lines += [*([""] if lines else []), f"{group}:"]
-        lines += [f"  {recipe['name']:<{width}}  {recipe['description']}" for recipe in found if recipe["group"] == group]
+        lines += [f"  {shown[recipe['name']]:<{width}}  {recipe['description']}" for recipe in found if recipe["group"] == group]
     result(found, lines)
     next_step(
         "chiasm recipes copy NAME   a copy to change",
-        "chiasm train NAME          train it as it is",
+        "chiasm train NAME          train it as it is (data.train=YOUR.jsonl)",
+        "chiasm train NAME:tiny     train its small form: fresh weights, built-in data, minutes on a CPU",
         "chiasm recipes fusions     the ways to fuse",
     )
 
@@ -39,14 +43,10 @@ def library() -> Path:
     return Path(spec.origin).parent
 
 
-def headline(file: Path) -> dict[str, str]:
-    """{"description", "group"}: a recipe's first comment line, and its `# group:` line."""
-    comments = []
-    with file.open(encoding="utf-8") as lines:
-        for line in lines:
-            if not line.startswith("#"):
-                break
-            comments.append(line.lstrip("#").strip())
+def headline(file: Path) -> dict[str, Any]:
+    """{"description", "group", "tiny"}: a recipe's first comment line, its `# group:` line, and whether it has a small form."""
+    lines = file.read_text(encoding="utf-8").splitlines()
+    comments = [line.lstrip("#").strip() for line in itertools.takewhile(lambda line: line.startswith("#"), lines)]
     described = [comment for comment in comments if comment and not comment.startswith("group:")]
     groups = [comment.removeprefix("group:").strip() for comment in comments if comment.startswith("group:")]
-    return {"description": described[0] if described else "", "group": groups[0] if groups else "recipes"}
+    return {"description": (described or [""])[0], "group": (groups or ["recipes"])[0], "tiny": "tiny:" in lines}

@@ -36,11 +36,7 @@ class Materials:
 
 def assemble(recipe: Recipe) -> Materials:
     """Open the data, learn from the training split what is learned from data, and build processor and model."""
-    names = split_names(recipe.data)
-    for stage in recipe.stages:
-        if stage.data not in names:
-            raise RecipeError(f"stages.{stage.name}.data: no split '{stage.data}'{components.did_you_mean(stage.data, names)}")
-    sources = {name: open_source(recipe.data, name) for name in names}
+    sources = open_sources(recipe)
     if recipe.data.group_by is not None:
         check_groups(sources, recipe.data.group_by)
     tasks = list(make_tasks(recipe).values())
@@ -55,6 +51,19 @@ def assemble(recipe: Recipe) -> Materials:
     if unknown := unknown_words(processor.tokenizer, _texts(tasks, trained.values())):
         notes[unknown] = None
     return Materials(model, processor, model.tasks, splits.__getitem__, splits.__contains__, tuple(notes))
+
+
+def open_sources(recipe: Recipe) -> dict[str, Any]:
+    """Every split of the recipe's data; where there is no such data, the error names the recipe's small form, which needs none."""
+    names = split_names(recipe.data)
+    for stage in recipe.stages:
+        if stage.data not in names:
+            raise RecipeError(f"stages.{stage.name}.data: no split '{stage.data}'{components.did_you_mean(stage.data, names)}")
+    try:
+        return {name: open_source(recipe.data, name) for name in names}
+    except RecipeError as error:
+        small = recipe.document.small
+        raise RecipeError(f"{error}; write data.train=YOUR.jsonl, or take {small}, which needs no files" if small else str(error)) from None
 
 
 def unknown_words(tokenizer: Any, texts: Iterable[str]) -> str:

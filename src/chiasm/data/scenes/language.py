@@ -37,14 +37,14 @@ class Question(NamedTuple):
 
 def caption(scene: Scene) -> str:
     """E.g. `a red cat and a blue seven above an orange star`; a thing on its own is told with its place."""
-    rows = [[_with_article(f"{t.colour} {t.thing}") for s, t in scene.things.items() if s // 2 == row] for row in (0, 1)]
+    rows = [[with_article(f"{t.colour} {t.thing}") for s, t in scene.things.items() if s // 2 == row] for row in (0, 1)]
     text = " above ".join(" and ".join(row) for row in rows if row)
     return f"{text} in the {SLOTS[next(iter(scene.things))]}" if len(scene.things) == 1 else text
 
 
 def told(chance: Chance, thing: str, colour: str) -> str:
     """`a red cat`, or as often `a red thing`, which leaves it to a picture or a voice."""
-    return _with_article(f"{colour} {thing if chance.uniform() < 0.5 else 'thing'}")
+    return with_article(f"{colour} {thing if chance.uniform() < 0.5 else 'thing'}")
 
 
 def written_questions(chance: Chance, scene: Scene) -> list[Question]:
@@ -90,7 +90,7 @@ def where(chance: Chance, scene: Scene) -> Question:
 
 def exists(chance: Chance, scene: Scene) -> Question:
     thing, answer = _maybe_there(chance, scene)
-    return Question("exists", f"is there {_with_article(thing)} ?", answer)
+    return Question("exists", f"is there {with_article(thing)} ?", answer)
 
 
 def count(chance: Chance, scene: Scene) -> Question:
@@ -137,6 +137,7 @@ def _maybe_there(chance: Chance, scene: Scene) -> tuple[str, str]:
     return absent_thing(chance, scene), "no"
 
 
-def _with_article(words: str) -> str:
+def with_article(words: str) -> str:
+    """`a red cat`, `an orange cat`, `a one`."""
     vowel = words[0] in "aeiou" and words != "one"
     return f"{'an' if vowel else 'a'} {words}"
