@@ -5,6 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from chiasm.data.quiz.rows import PLEASED, WARM
 from chiasm.data.scenes.layout import HANDWRITING
 from chiasm.data.scenes.things import DIGITS
 from chiasm.data.sources.quiz import COLUMNS, Quiz
@@ -47,8 +48,8 @@ def test_every_answer_is_true():
                 assert row["answer"] == ("yes" if asked == shown.colour else "no")
         digit = row["heard"] in DIGITS
         assert row["sound_answer"] == (row["heard"] if row["sound_question"].startswith("what") else "yes" if digit else "no")
-        liked = (f" {shown.colour} " in row["opinion"]) + (("digits" in row["opinion"]) == digit)
-        assert row["feeling"] == ("negative", "neutral", "positive")[liked]
+        votes = (row["opinion"].split()[2] in PLEASED) + (shown.colour in WARM) + digit
+        assert row["feeling"] == ("negative", "negative", "positive", "positive")[votes]
 
 
 def test_no_part_alone_tells_what_takes_several():
@@ -56,8 +57,8 @@ def test_no_part_alone_tells_what_takes_several():
     assert most_frequent(["question"], "answer", given) < 0.4
     assert most_frequent(["thing"], "same", given) < 0.65 and most_frequent(["heard"], "same", given) < 0.65
     digits = [{**row, "digit": row["heard"] in DIGITS} for row in given]
-    assert most_frequent(["opinion", "colour"], "feeling", digits) < 0.65
-    assert most_frequent(["opinion", "digit"], "feeling", digits) < 0.65
+    for two in (["opinion", "colour"], ["opinion", "digit"], ["colour", "digit"]):
+        assert most_frequent(two, "feeling", digits) < 0.8
     assert most_frequent(["opinion", "colour", "digit"], "feeling", digits) == 1.0
     new = [{**row, "new": "new" in row["advert"]} for row in given]
     assert most_frequent(["new"], "dear", new) < 0.8 and most_frequent(["price", "shop"], "dear", new) < 0.95

@@ -13,6 +13,8 @@ from chiasm.data.scenes.language import with_article
 from chiasm.data.scenes.things import COLOURS, DIGITS, PICTOGRAMS, THINGS
 
 SHOPS = ("market", "corner shop", "museum", "online")
+WARM = ("red", "yellow", "orange", "brown")
+PLEASED, CROSS = ("lovely", "great", "merry", "sweet"), ("dreadful", "sad", "dull", "sour")
 _COLOURS = tuple(COLOURS)
 
 
@@ -60,16 +62,14 @@ def spoken(chance: Chance, heard: str) -> dict[str, str]:
 
 
 def opinion(chance: Chance, shown: Placed, heard: str) -> dict[str, str]:
-    """Someone likes one colour and one kind of word: how pleased they are takes text, picture and voice; no two of the three tell it."""
-    colour_liked, word_liked = chance.uniform() < 0.5, chance.uniform() < 0.5
-    colour = shown.colour if colour_liked else other(chance, _COLOURS, shown.colour)
-    word = "digits" if (heard in DIGITS) == word_liked else "objects"
-    feeling = ("negative", "neutral", "positive")[colour_liked + word_liked]
-    return {"opinion": f"i like {colour} and to hear of {word}", "feeling": feeling}
+    """What someone says; a warm colour and the word for a digit please as well. The feeling is what two of words, picture and voice say."""
+    pleased = chance.uniform() < 0.5
+    votes = pleased + (shown.colour in WARM) + (heard in DIGITS)
+    return {"opinion": f"what a {chance.pick(PLEASED if pleased else CROSS)} day", "feeling": "positive" if votes > 1 else "negative"}
 
 
 def offer(chance: Chance, shown: Placed) -> dict[str, Any]:
-    """An advertisement and a table. Whether it is dear takes the words (`new` or `used`) and the price and the shop; some shops are not told."""
+    """An advertisement and a table. Whether it is dear takes the words (`new` or `used`), the price and the shop, if it is told."""
     shop, new, price = chance.pick(SHOPS), chance.uniform() < 0.5, chance.below(100)
     fair = 30 + 30 * new + 20 * (shop == "museum")
     told = {"shop": shop} if chance.uniform() < 0.9 else {}

@@ -14,7 +14,7 @@ from chiasm.data.scenes.speech import say, speakers
 from chiasm.data.sources.base import Source
 from chiasm.types import Drawn, RecipeError, Sample
 
-SPLITS = {"train": SplitPlan(20_000), "validation": SplitPlan(500, "validation"), "test": SplitPlan(2_000, "test")}
+SPLITS = {"train": SplitPlan(10_000), "validation": SplitPlan(500, "validation"), "test": SplitPlan(2_000, "test")}
 COLUMNS = (
     *("image", "audio", "thing", "colour", "heard", "same", "caption", "question", "answer", "kind", "sound_question", "sound_answer"),
     *("opinion", "feeling", "advert", "price", "shop", "dear", "history"),
@@ -26,7 +26,7 @@ class Quiz(Source):
 
     {"image": Drawn, "audio": Drawn, "thing": "cat", "colour": "red", "heard": "moon", "same": "no", "caption": "a red cat",
      "question": "is it green ?", "answer": "no", "kind": "is", "sound_question": "is it a digit ?", "sound_answer": "no",
-     "opinion": "i like red and to hear of digits", "feeling": "neutral",
+     "opinion": "what a lovely day", "feeling": "positive",
      "advert": "a used cat", "price": 41, "shop": "market", "dear": "yes",
      "history": "for the colour a red cup and for the thing a blue cat"}
     """
