@@ -25,8 +25,9 @@ This file is made by `scripts/write_systems_docs.py` from the recipes and from t
 scripts/write_systems_docs.py --train` trains every small form and writes this file again.
 
 The figures are those of the small form: one seed, trained for the minutes given on one thread of a CPU, on data that only shows that the
-system learns and uses what it declares. They say nothing about how the systems rank, nor what the full forms reach. *Without* is the best
-score of the same model with one of its inputs shuffled among the rows (its name follows): a model that ignored that input would lose nothing.
+system learns and uses what it declares. They say nothing about how the systems rank, nor what the full forms reach. *Without* is the
+best score of the same model with one of its inputs shuffled among the rows (its name follows): had the model ignored that input, it
+would have lost nothing.
 """
 HEADER = "| recipe | is | meet | score of the small form | without | minutes |\n|---|---|---|---|---|---|"
 
