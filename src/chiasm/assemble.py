@@ -128,17 +128,18 @@ def make_tasks(recipe: Recipe) -> dict[str, Any]:
     """The recipe's tasks, not yet fitted."""
     declared = {name: spec.modality for name, spec in recipe.inputs.items()}
     kinds = {name: components.find("task", spec.type) for name, spec in recipe.tasks.items()}
-    return {name: kind(name, kind.Options(**recipe.tasks[name].options), declared) for name, kind in kinds.items()}
+    tasks = {name: kind(name, kind.Options(**recipe.tasks[name].options), declared) for name, kind in kinds.items()}
+    for task in tasks.values():
+        task.meet(tasks)
+    return tasks
 
 
 def check_tasks(recipe: Recipe, backbone: str, fusion: Any) -> None:
     """RecipeError where a task asks of the backbone, or of the fusion, what that kind cannot do."""
     kind = components.find("backbone", backbone)
     for name, task in make_tasks(recipe).items():
-        if task.writes and not kind.generates:
-            raise RecipeError(
-                f"tasks.{name}: a {backbone} backbone cannot write text; take one that generates (arch: gpt2), or type: classify"
-            )
+        if (reason := task.suits(backbone, kind)) is not None:
+            raise RecipeError(f"tasks.{name}: {reason}")
         if task.texts and not kind.reads_text:
             raise RecipeError(
                 f"tasks.{name}: a {backbone} backbone reads no text, such as '{task.texts[0]}'; take one that does (arch: bert), "
@@ -197,15 +198,17 @@ def backbone_options(recipe: Recipe, kind: Any, config: PreTrainedConfig) -> dic
 def build_tokenizer(recipe: Recipe, placeholders: list[str], texts: Iterable[str], kind: Any) -> Any:
     """The pretrained tokenizer with placeholders added, or one learned from the training text."""
     spec = recipe.backbone
+    masks = any(components.find("task", task.type).masks for task in recipe.tasks.values())
     if isinstance(spec.tokenizer, str) or (spec.tokenizer is None and spec.model):
         tokenizer = from_checkpoint(AutoTokenizer, str(spec.tokenizer or spec.model), "backbone")
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
-        tokenizer.add_special_tokens({"additional_special_tokens": placeholders})
+        mask = {"mask_token": "<mask>"} if masks and tokenizer.mask_token is None else {}
+        tokenizer.add_special_tokens({"additional_special_tokens": placeholders, **mask})
         return tokenizer
     settings = spec.tokenizer if isinstance(spec.tokenizer, TokenizerSpec) else TokenizerSpec(type="bpe")
     kind_name = settings.type if kind.reads_text else "words"
-    return learn_tokenizer(texts, kind=kind_name, vocab_size=settings.vocab_size, placeholders=placeholders)
+    return learn_tokenizer(texts, kind=kind_name, vocab_size=settings.vocab_size, placeholders=placeholders, mask=masks)
 
 
 # ---- encoders

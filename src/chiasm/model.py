@@ -6,7 +6,7 @@ Importing this module registers the classes, so that AutoConfig, AutoModel, Auto
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -51,7 +51,7 @@ class ChiasmForConditionalGeneration(Generation, ChiasmPreTrainedModel, Generati
                     raise RecipeError(
                         f"tasks.{name}: the connector of {side} reads the prompt's text, and this task has none; use reads: none"
                     )
-        heads = {name: task.head(width) for name, task in self.tasks.items()}
+        heads = {name: task.head_of(words, width) for name, task in self.tasks.items()}
         self.heads = nn.ModuleDict({name: head for name, head in heads.items() if head is not None})
         self.processor: ChiasmProcessor | None = None  # set by whoever builds or loads both
         self.balance: nn.Module | None = None  # heads for each input alone, only while training with train.balance
@@ -116,15 +116,16 @@ class ChiasmForConditionalGeneration(Generation, ChiasmPreTrainedModel, Generati
         logits = self.lm_head(values if scale == 1.0 else values * scale)
         return logits if self.final_logits_bias is None else logits + self.final_logits_bias
 
-    def text_logits(self, fused: Fused, chosen: Tensor | None = None) -> Tensor:
-        """Next-token logits [R, T, V], or [N, V] where `chosen` [R, T - 1] is True; branches are mixed as log-probabilities."""
+    def text_logits(self, fused: Fused, chosen: Tensor | None = None, head: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """Logits of words [R, T, V], or [N, V] where `chosen` [R, T or the first of them] is True, by `head` instead of the word head if
+        given; branches are mixed as log-probabilities."""
         found = []
         for name, tokens in fused.branches.items():
             if chosen is None:
                 values = tokens.values if name == "text" else tokens.values[:, :1].expand_as(fused.branches["text"].values)
             else:
-                values = tokens.values[:, :-1][chosen] if name == "text" else tokens.values[:, 0][chosen.nonzero()[:, 0]]
-            found.append(self.word_logits(values))
+                values = tokens.values[:, : chosen.shape[1]][chosen] if name == "text" else tokens.values[:, 0][chosen.nonzero()[:, 0]]
+            found.append((head or self.word_logits)(values))
         if len(found) == 1:
             return found[0]
         weights = branch_weights(fused)

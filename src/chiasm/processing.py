@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -87,11 +88,29 @@ class ChiasmProcessor(ProcessorMixin):
     def end_id(self) -> int:
         return self.tokenizer.eos_token_id
 
+    @property
+    def mask_id(self) -> int:
+        return self.tokenizer.mask_token_id
+
+    @cached_property
+    def ordinary_ids(self) -> list[int]:
+        """Every token that is no special one."""
+        special = {*self.tokenizer.all_special_ids, *(self.placeholder_id(name) for name in self.placeholder_counts)}
+        return [i for i in range(len(self.tokenizer)) if i not in special]
+
+    def words(self, text: str) -> list[int | None]:
+        """Which word of a user's text each of its tokens belongs to."""
+        return self.tokenizer(text, add_special_tokens=False, split_special_tokens=True).word_ids()
+
+    def tokens(self, ids: Sequence[int]) -> list[str]:
+        """Ids -> what each of them says by itself."""
+        return [text.strip() for text in self.tokenizer.batch_decode([[i] for i in ids])]
+
     def placeholder_id(self, name: str) -> int:
         return self.tokenizer.convert_tokens_to_ids(placeholder(name))
 
-    def placeholders(self, name: str, sample: Sample) -> list[int]:
-        """The run of placeholder ids that one row needs for input `name`; empty where it does not enter the sequence.
+    def placeholders(self, name: str, sample: Sample, item: int | None = None) -> list[int]:
+        """The run of placeholder ids that one row needs for input `name`, or for one item of it; empty where it does not enter the sequence.
 
         An absent input has none either, or one where the fusion shows a learned token in its place.
         """
@@ -99,7 +118,10 @@ class ChiasmProcessor(ProcessorMixin):
             return []
         value = sample.parts.get(name)  # raw, under the input's name whatever its column; None where it is hidden
         several = isinstance(value, list) and self.inputs[name]["modality"] in ("image", "audio", "tokens")
-        return self._run(name, len(value) if several else int(value is not None))
+        items = len(value) if several else int(value is not None)
+        if item is None:
+            return self._run(name, items)
+        return self._run(name, 1) if item < items else self._run(name, 0) if not item else []
 
     def _run(self, name: str, items: int) -> list[int]:
         return [self.placeholder_id(name)] * (self.placeholder_counts[name] * items or self.layout.get("absent", 0))

@@ -163,7 +163,7 @@ class TaskSpec(OpenSpec):
 
     shorthand: ClassVar[str] = "type"
     type: str
-    """generate, classify, regress, contrast, or another component."""
+    """generate, classify, regress, contrast, match, mask, or another component."""
     weight: Annotated[float, Field(ge=0)] = 1.0
     """The task's share of the total loss."""
 

@@ -188,6 +188,7 @@ class _Check:
         """Every task exists, its prompt names declared inputs, and every input is used by a task."""
         declared = {name: spec.modality for name, spec in self.recipe.inputs.items()}
         used: set[str] = set()
+        tasks: dict[str, Any] = {}
         for name, spec in self.recipe.tasks.items():
             path: Path = ("tasks", name)
             kind = self.component("task", spec.type, (*path, "type"))
@@ -196,11 +197,16 @@ class _Check:
                 used |= set(declared)  # nothing can be said before the task is right
                 continue
             try:
-                task = kind(name, options, declared)
-                used |= set(task.reads)
+                tasks[name] = task = kind(name, options, declared)
+                used |= {*task.reads, *task.targets}
                 self.task_sees_its_target(path, task)
             except RecipeError as error:
                 used |= set(declared)
+                self.add(tuple(str(error).split(":")[0].split(".")), str(error))
+        for task in tasks.values() if len(tasks) == len(self.recipe.tasks) else ():
+            try:
+                task.meet(tasks)
+            except RecipeError as error:
                 self.add(tuple(str(error).split(":")[0].split(".")), str(error))
         for name in self.recipe.inputs:
             if name not in used:
@@ -253,6 +259,8 @@ class _Check:
                 kinds[name] = components.find("task", spec.type)
         for name in (name for name, kind in kinds.items() if kind.view == "fused" and not kind.decides):
             why = "a head that writes its text from one input alone would be a language model of its own"
+            if not getattr(kind, "writes", False):
+                why = "one input alone is not enough for its head to decide"
             self.add(("train", "balance"), f"train.balance: not with task '{name}': {why}; balance is for classify and regress tasks")
         if not any(kind.decides for kind in kinds.values()):
             self.add(("train", "balance"), "train.balance: there is no classify or regress task, so no head for an input alone; remove it")

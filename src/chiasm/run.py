@@ -175,7 +175,7 @@ class Run:
         index = {split.source.origin(i)[0]: i for i in range(len(split))}
         lines = []
         for row in rows[:: max(1, len(rows) // count)][:count]:
-            parts = split.read(index[row["id"]]).parts
+            parts = split.read(index[row["sample"] or row["id"]]).parts
             asked = " ".join(str(parts[text]) for text in self.text_inputs if parts.get(text))
             mark = "" if row["target"] is None else "  ok" if row["output"] == row["target"] else f"  (right: {row['target']})"
             lines.append(f"  {row['task']}: {asked or '-'} -> {row['output']}{mark}")
@@ -193,7 +193,7 @@ class Run:
         except RecipeError:
             return found  # the training data is not on this machine: no baseline, the scores stand alone
         for name, task in self.tasks.items():
-            if len(task.targets) != 1 or task.view != "fused" or (stage.tasks and name not in stage.tasks):
+            if len(task.targets) != 1 or task.view != "fused" or not task.guessable or (stage.tasks and name not in stage.tasks):
                 continue
             texts = [text for text in task.reads if task.declared[text] == "text"]
             rows = [(s.parts, s.parts[task.targets[0]]) for s in rows_of(source, BASELINE_ROWS) if task.wants(s)]

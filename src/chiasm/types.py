@@ -202,6 +202,15 @@ class Batch:
         return dataclasses.replace(self, inputs=to_device(self.inputs, device), targets=to_device(self.targets, device))
 
 
+@dataclass(frozen=True, slots=True)
+class Occasion:
+    """What a task that draws (partners, masks) is told of the batch that it makes."""
+
+    units: Mapping[str, list[tuple[int, ...]]] = field(default_factory=dict)  # input -> every row's pictures or clips, as the pool has them
+    key: tuple[int, int] | None = None  # (seed, epoch) while training, where draws change from epoch to epoch; else they stay the same
+    scored: bool = True  # False at use: a row gets the one answer that it asked for
+
+
 @dataclass(slots=True)
 class StepBatches:
     """What one optimizer micro-step gets: the pool of media, one batch per task, and what was refused on the way."""
@@ -231,6 +240,12 @@ class Prediction:
     score: float | None = None  # how sure: probability of the output where the task has one
     probabilities: dict[str, float] | None = None  # label -> probability, for classify
     groups: dict[str, str] = field(default_factory=dict)  # e.g. {"kind": "colour"}
+    sample: str = ""  # the row's id, where a task has several predictions of one row and `id` tells them apart
+
+    @property
+    def row(self) -> str:
+        """The id of the row that this is about."""
+        return self.sample or self.id
 
 
 def to_device(tensors: Mapping[str, Any], device: torch.device | str) -> dict[str, Any]:

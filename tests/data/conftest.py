@@ -56,13 +56,16 @@ class Counted(Vector):
 class Answer:
     """Wants rows with a `label`; refuses label "wrong"."""
 
-    name, view = "answer", "fused"
+    name, view, texts = "answer", "fused", ()
 
     def __init__(self, inputs=("image", "question"), name="answer", view="fused"):
         self.inputs, self.name, self.view = tuple(inputs), name, view
 
     def wants(self, sample):
         return sample.parts.get("label") is not None
+
+    def check_prompt(self, sample):
+        pass
 
     def check(self, sample):
         if sample.parts["label"] == "wrong":

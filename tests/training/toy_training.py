@@ -73,13 +73,16 @@ class ToyModality(Modality):
 class ToyTask:
     """Predicts `label` as often as a row has `words`, so that rows weigh unequally."""
 
-    view, additive, metrics, columns, targets = "fused", True, ("accuracy",), ("label",), ("label",)
+    view, additive, metrics, columns, targets, texts = "fused", True, ("accuracy",), ("label",), ("label",), ()
 
     def __init__(self, name: str, inputs: tuple[str, ...]):
         self.name, self.inputs = name, inputs
 
     def wants(self, sample):
         return sample.parts.get("label") is not None
+
+    def check_prompt(self, sample):
+        pass
 
     def check(self, sample):
         if sample.parts["label"] == "?":

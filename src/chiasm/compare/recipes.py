@@ -18,7 +18,7 @@ from chiasm.recipe_check import check_components
 from chiasm.recipe_errors import RecipeProblems
 from chiasm.recipe_override import apply_overrides
 from chiasm.recipe_yaml import Document, parse_value
-from chiasm.tasks.base import FIELD
+from chiasm.tasks.template import FIELD
 from chiasm.types import RecipeError
 
 DEFAULT = ("early", "gated_cross_attention", "late")

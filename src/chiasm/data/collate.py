@@ -20,7 +20,7 @@ from torch import Tensor
 
 from chiasm.components import did_you_mean
 from chiasm.data.randomness import generator
-from chiasm.types import BadInput, BadSample, Batch, Opened, RecipeError, Sample, StepBatches
+from chiasm.types import BadInput, BadSample, Batch, Occasion, Opened, RecipeError, Sample, StepBatches
 
 Control = tuple[str, str]  # (input, "shuffled" | "missing")
 CONTROLS = ("shuffled", "missing")
@@ -84,7 +84,7 @@ class Collator:
         epoch: int = 0,
         dropout: bool = False,
     ) -> StepBatches:
-        """`dropout`: whether modality dropout is on (training); its draws are f(seed, epoch, sample id)."""
+        """`dropout`: whether modality dropout is on (training); its draws, and those of tasks, are then f(seed, epoch, sample id)."""
         kept, bad, outcomes = self._sort(rows)
         notes = Counter(note for row in kept for note in row.opened.notes)
         pool = self._pool(kept)
@@ -94,7 +94,8 @@ class Collator:
             for row in kept:
                 row.hidden = self._hide(row, seed, epoch)
                 notes.update({f"{name}: hidden by modality dropout" for hides in row.hidden.values() for name in hides})
-        batches = [batch for number in range(len(self.tasks)) if (batch := self._batch(number, kept))]
+        key = (seed, epoch) if dropout else None
+        batches = [batch for number in range(len(self.tasks)) if (batch := self._batch(number, kept, key))]
         return StepBatches(pool, batches, bad, len(rows), outcomes.count(FILTERED), dict(notes), outcomes=outcomes)
 
     def gathered(self, rows: Sequence[Opened | BadSample]) -> Gathered:
@@ -143,8 +144,12 @@ class Collator:
             wanted = [number for number, task in enumerate(self.tasks) if task.wants(sample)]
             taken = list(range(len(self.tasks))) if self.unlabelled else wanted
             needs_input = self.inputs and all(self.tasks[number].inputs for number in taken)
-            if not self.empty and needs_input and not any(self._present(opened, name) for name in self.inputs):
+            texts = {text for number in wanted for text in self.tasks[number].texts}  # a column of its own that a task reads is enough
+            has_input = any(self._present(opened, name) for name in self.inputs) or any(sample.parts.get(text) for text in texts)
+            if not self.empty and needs_input and not has_input:
                 raise BadInput("all_missing", f"{sample.id}: has none of the inputs {', '.join(self.inputs)}")
+            for number in taken:
+                self.tasks[number].check_prompt(sample)
             for number in wanted:
                 self.tasks[number].check(sample)
         except BadInput as error:
@@ -171,18 +176,21 @@ class Collator:
                 pool[name] = self.processor.modalities[name].collate(values)
         return pool
 
-    def _batch(self, number: int, kept: list[_Row]) -> Batch | None:
+    def _batch(self, number: int, kept: list[_Row], key: tuple[int, int] | None = None) -> Batch | None:
         task = self.tasks[number]
         rows = [row for row in kept if number in row.tasks]
         if not rows:
             return None
         hidden = [row.hidden.get(number, []) for row in rows]
         samples = [self._sample(row, task, hides) for row, hides in zip(rows, hidden, strict=True)]
-        inputs, targets = task.collate(samples, self.processor)
-        for name in self.media:
-            if name in task.inputs:
-                units = [() if name in hides else row.units[name] for row, hides in zip(rows, hidden, strict=True)]
-                inputs[f"{name}_index"] = _index(units)
+        units = {
+            name: [() if name in hides else row.units[name] for row, hides in zip(rows, hidden, strict=True)]
+            for name in self.media
+            if name in task.inputs
+        }
+        drawn = {"occasion": Occasion(units, key, scored=not self.unlabelled)} if getattr(task, "draws", False) else {}
+        inputs, targets = task.collate(samples, self.processor, **drawn)
+        inputs |= {f"{name}_index": _index(of_rows) for name, of_rows in units.items()}
         return Batch(task.name, [s.id for s in samples], inputs, targets, [_light(s) for s in samples])
 
     def _sample(self, row: _Row, task: Any, hides: Sequence[str]) -> Sample:

@@ -130,7 +130,8 @@ class _Run:
     ) -> None:
         """Predict again the rows that have the input; the others answer as they did."""
         having = {name: self.answers[name].present.get(input, set()) for name in real}
-        opened = [o for i, o in rows.items() if any(i in ids for ids in having.values())]
+        having_rows = {p.row for name, predictions in real.items() for p in predictions if p.id in having[name]}
+        opened = [o for i, o in rows.items() if i in having_rows]
         found: dict[str, list[Prediction]] = {}
         if opened:
             changed = self.collator(opened, control=(input, how)).to(self.model.device)
@@ -172,7 +173,7 @@ class _Run:
             predictions = [p for p in predictions if self._is_new_pair(name, p)]
         answers.real += predictions
         for p in predictions:
-            opened = rows[p.id]
+            opened = rows[p.row]
             for input in task.inputs:
                 if input in opened.values or opened.sample.parts.get(input) not in (None, ""):
                     answers.present.setdefault(input, set()).add(p.id)
@@ -181,7 +182,7 @@ class _Run:
         for baseline in self.baselines.get(name, ()):
             said = answers.references.setdefault(baseline.name, [])
             for p in predictions:
-                blind = baseline.answer(rows[p.id].sample.parts)
+                blind = baseline.answer(rows[p.row].sample.parts)
                 said.append(dataclasses.replace(p, output=blind, score=None, probabilities=None))
         return predictions
 
@@ -194,7 +195,7 @@ class _Run:
     def _described(self, name: str, predictions: list[Prediction], rows: Mapping[str, Opened]) -> list[Prediction]:
         """Add the row's groups, and to the two sides of a contrast what they are (equal keys are the same picture or text)."""
         for p in predictions:
-            opened = rows[p.id]
+            opened = rows[p.row]
             parts = opened.sample.parts
             p.groups = {**{c: str(parts[c]) for c in self.group_columns if parts.get(c) is not None}, **p.groups}
             if self.tasks[name].view == "towers" and p.target is None and isinstance(p.output, dict):
@@ -209,7 +210,7 @@ class _Run:
             said = "answers count as wrong, numbers and vectors are left out"
             found.notes.append(f"{name}: {times} predictions had NaN or Inf (controls included): {said}")
         for answers in self.answers.values():
-            answers.real.sort(key=lambda p: self.place[p.id])
+            answers.real.sort(key=lambda p: self.place[p.row])
             score(answers, found, seed=seed)
             found.predictions += answers.real
         return found

@@ -8,13 +8,17 @@ from typing import Any
 from transformers import PreTrainedTokenizerFast
 
 SPECIAL = {"pad_token": "<pad>", "unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
+MASK = {"mask_token": "<mask>"}
 
 
-def learn_tokenizer(texts: Iterable[str], *, kind: str, vocab_size: int, placeholders: Sequence[str]) -> PreTrainedTokenizerFast:
-    """A tokenizer of the training text: `words` (lower-cased, punctuation apart) or `bpe` (byte pairs)."""
+def learn_tokenizer(
+    texts: Iterable[str], *, kind: str, vocab_size: int, placeholders: Sequence[str], mask: bool = False
+) -> PreTrainedTokenizerFast:
+    """A tokenizer of the training text: `words` (lower-cased, punctuation apart) or `bpe` (byte pairs); `mask`: with a mask token."""
     from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-    special = [*SPECIAL.values(), *placeholders]
+    roles = SPECIAL | (MASK if mask else {})
+    special = [*roles.values(), *placeholders]
     if kind == "words":
         inner = Tokenizer(models.WordLevel(unk_token=SPECIAL["unk_token"]))
         inner.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
@@ -30,5 +34,5 @@ def learn_tokenizer(texts: Iterable[str], *, kind: str, vocab_size: int, placeho
         trainer = trainers.BpeTrainer(vocab_size=vocab_size, special_tokens=special, initial_alphabet=alphabet, show_progress=False)
     inner.train_from_iterator(texts, trainer)
     return PreTrainedTokenizerFast(
-        tokenizer_object=inner, additional_special_tokens=list(placeholders), clean_up_tokenization_spaces=False, **SPECIAL
+        tokenizer_object=inner, additional_special_tokens=list(placeholders), clean_up_tokenization_spaces=False, **roles
     )

@@ -49,7 +49,7 @@ def _sample(run: Any, rows: Sequence[Opened], picture: str | None, sound: str | 
         wanted = [row for row in rows if task.wants(row.sample)][:ROWS]
         asks = any(task.declared[text] == "text" for text in task.reads)
         for row, answer in zip(wanted, predict(run, name, wanted), strict=True):
-            if not asks and isinstance(answer.output, str) and "predicted_caption" not in found:
+            if not asks and task.guessable and isinstance(answer.output, str) and "predicted_caption" not in found:
                 found |= {"caption": answer.target, "predicted_caption": answer.output}
                 continue
             asked = " ".join(str(row.sample.parts[text]) for text in run.text_inputs if row.sample.parts.get(text))
@@ -62,7 +62,7 @@ def predict(run: Any, task: str, rows: Sequence[Opened]) -> list[Prediction]:
     """One task's predictions for opened rows."""
     if not rows:
         return []
-    step = Collator([run.tasks[task]], run.processor)(rows).to(run.model.device)
+    step = Collator([run.tasks[task]], run.processor, unlabelled=True)(rows).to(run.model.device)
     with torch.no_grad():
         streams = run.model.encode(step.pool)
         return [p for batch in step.batches for p in run.tasks[task].predict(run.model, batch, streams)]

@@ -6,8 +6,6 @@ Letters: R rows, T tokens, W width of the backbone.
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -17,7 +15,8 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 from chiasm.components import did_you_mean
-from chiasm.types import BadInput, Batch, Prediction, RecipeError, Sample, Streams
+from chiasm.tasks.template import Template, as_text, is_missing
+from chiasm.types import BadInput, Batch, Occasion, Prediction, RecipeError, Sample, Streams
 
 
 class Options(BaseModel):
@@ -43,6 +42,9 @@ class Task:
     needs_head: ClassVar[bool] = False
     decides: ClassVar[bool] = False  # its head makes one decision per row from one vector, so that an input alone can make it too
     writes: ClassVar[bool] = False  # its output is text of any length, which the backbone must be able to generate
+    draws: ClassVar[bool] = False  # its rows are drawn (partners, masks): `collate` also takes `occasion`
+    masks: ClassVar[bool] = False  # it needs a mask token
+    guessable: ClassVar[bool] = True  # its output is a value of its one target column, so that a majority or a question can answer it
 
     def __init__(self, name: str, options: Any, inputs: Mapping[str, str]):
         self.name, self.options, self.declared = name, options, dict(inputs)
@@ -53,6 +55,10 @@ class Task:
         raise NotImplementedError
 
     inputs = property(lambda self: self.reads)
+
+    def given(self, streams: Streams) -> Streams:
+        """Those of a step's streams that this task reads; its other tasks may read more."""
+        return {name: tokens for name, tokens in streams.items() if name in self.reads}
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -75,6 +81,11 @@ class Task:
         return []
 
     @property
+    def lists(self) -> tuple[str, ...]:
+        """Columns that hold lists of records, whose texts this task reads."""
+        return ()
+
+    @property
     def metrics(self) -> tuple[str, ...]:
         """Metric names; the first one is the task's primary."""
         raise NotImplementedError
@@ -83,8 +94,24 @@ class Task:
         """Whether a row is for this task: it has every target."""
         return all(not is_missing(sample.parts.get(column)) for column in self.targets)
 
+    def suits(self, backbone: str, kind: Any) -> str | None:
+        """Why a kind of backbone (its name and class) cannot do this task, and what to take instead; None where it can."""
+        if self.writes and not kind.generates:
+            return f"a {backbone} backbone cannot write text; take one that generates (arch: gpt2), or type: classify"
+        return None
+
+    def meet(self, others: Mapping[str, Any]) -> None:
+        """RecipeError where another of the recipe's tasks, which this one names, is not there or does not fit."""
+
     def check(self, sample: Sample) -> None:
         """BadInput where a row that this task wants cannot be used."""
+
+    def check_prompt(self, sample: Sample) -> None:
+        """BadInput where what a row gives this task to read does not fit together; asked at use too, where it has no target."""
+
+    def gathered(self, sample: Sample, columns: Mapping[str, str]) -> Sample:
+        """The raw row with the pictures and clips of its lists' records under their inputs' columns (input -> column)."""
+        return sample
 
     def fit(self, samples: Sequence[Sample]) -> None:
         """Learn what the task must know of the training data before it starts (labels, scale)."""
@@ -99,8 +126,15 @@ class Task:
         """The task's own parameters, kept under `heads.NAME`."""
         return None
 
+    def head_of(self, words: int, width: int) -> nn.Module | None:
+        """What the model calls: `head`, for a task that needs to know how many words there are."""
+        return self.head(width)
+
     def collate(self, samples: Sequence[Sample], processor: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Rows -> (model inputs, targets). targets["weight"] is what this batch's loss total is divided by."""
+        """Rows -> (model inputs, targets). targets["weight"] is what this batch's loss total is divided by.
+
+        Where the task `draws`, also `occasion: Occasion`: who shares which picture, and what draws depend on.
+        """
         raise NotImplementedError
 
     def loss(self, model: Any, batch: Batch, streams: Streams) -> LossParts:
@@ -122,18 +156,33 @@ class Task:
         raise NotImplementedError
 
 
+class PromptedOptions(Options):
+    """Keys of every task that reads a prompt."""
+
+    repeat: dict[str, str] = {}
+    """Columns that hold lists of records (turns, examples, segments) -> what each record is written with, where {COLUMN} stands in the
+    prompt: `history: "question: {question} answer: {answer} ."`. The k-th {image} that is written is the row's k-th picture."""
+    inputs: tuple[str, ...] | None = None
+    """The inputs with an encoder that this task is given; all of them, if not given. []: text alone (a language model)."""
+
+
 class PromptedTask(Task):
     """A task that reads a prompt and predicts one column, `target`. Its Options have `prompt`, `target` and `metrics`."""
 
     def __init__(self, name: str, options: Any, inputs: Mapping[str, str]):
         super().__init__(name, options, inputs)
+        streams = [n for n, modality in inputs.items() if modality != "text"]
+        for given in options.inputs or ():
+            if given not in streams:
+                raise RecipeError(f"tasks.{name}.inputs: '{given}' is not an input with an encoder{did_you_mean(given, streams)}")
+        self.readable = {n: kind for n, kind in inputs.items() if kind == "text" or options.inputs is None or n in options.inputs}
         text = options.prompt if options.prompt is not None else default_prompt(inputs)
-        self.prompt = Template(text, f"tasks.{name}.prompt", inputs)
+        self.prompt = Template(text, f"tasks.{name}.prompt", self.readable, repeat=options.repeat)
 
     @property
     def reads(self) -> tuple[str, ...]:
         texts = [name for name in self.prompt.fields if self.declared[name] == "text"]
-        return (*texts, *(name for name, modality in self.declared.items() if modality != "text"))
+        return (*texts, *(name for name, modality in self.readable.items() if modality != "text"))
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -152,67 +201,20 @@ class PromptedTask(Task):
     def words(self) -> list[str]:
         return self.prompt.literals
 
+    @property
+    def lists(self) -> tuple[str, ...]:
+        return tuple(self.prompt.repeat)
+
+    def check_prompt(self, sample: Sample) -> None:
+        self.prompt.check(sample)
+
+    def gathered(self, sample: Sample, columns: Mapping[str, str]) -> Sample:
+        return self.prompt.gathered(sample, columns)
+
     def prompts(self, samples: Sequence[Sample], processor: Any) -> list[list[int]]:
-        """Token ids of each row's prompt, begun as the tokenizer begins a text."""
-        return [[*processor.start_ids, *row, *processor.close_ids] for row in self.prompt.ids(samples, processor)]
-
-
-FIELD = re.compile(r"\{([^{}]+)\}")
-
-
-class Template:
-    """A prompt such as "Question: {question} Answer:", in which a field is a text column or an input with an encoder.
-
-    A user's text never becomes a special token; the template's own words may be.
-    """
-
-    def __init__(self, text: str, where: str, inputs: Mapping[str, str], extra: Sequence[str] = ()):
-        self.text, self.inputs = text, inputs
-        self.pieces: list[tuple[str, bool]] = []  # (literal or field name, is a field)
-        for i, piece in enumerate(FIELD.split(text)):
-            if i % 2 and piece not in inputs and piece not in extra:
-                known = [*inputs, *extra]
-                raise RecipeError(f"{where}: {{{piece}}} is not a declared input{did_you_mean(piece, known)}")
-            if piece:
-                self.pieces.append((piece, bool(i % 2)))
-
-    @property
-    def fields(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(piece for piece, is_field in self.pieces if is_field))
-
-    @property
-    def literals(self) -> list[str]:
-        return [piece for piece, is_field in self.pieces if not is_field]
-
-    def ids(self, samples: Sequence[Sample], processor: Any) -> list[list[int]]:
-        """Token ids per row: literals, users' texts, and a run of placeholders for every scattered input that the row has."""
-        rows: list[list[int]] = [[] for _ in samples]
-        space = ""
-        for piece, is_field in self.pieces:
-            if is_field and self.inputs.get(piece, "text") != "text":
-                for row, sample in zip(rows, samples, strict=True):
-                    row += processor.placeholders(piece, sample)
-                continue
-            if is_field:
-                texts = [space + as_text(sample.parts.get(piece)) for sample in samples]
-                encoded, space = processor.encode(texts, user=True), ""
-            else:
-                body = piece.rstrip(" ")
-                lead = "" if body.startswith(" ") else space
-                encoded = [processor.encode([lead + body], user=False)[0]] * len(samples) if body else [[]] * len(samples)
-                space = " " if body != piece else ""  # a space belongs to the word that follows it
-            for row, ids in zip(rows, encoded, strict=True):
-                row += ids
-        loose = [name for name, modality in self.inputs.items() if modality != "text" and name not in self.fields]
-        for name in loose:
-            for row, sample in zip(rows, samples, strict=True):
-                run = processor.placeholders(name, sample)
-                row[:] = run + row if processor.placeholders_first else row + run
-        return rows
-
-    def render(self, parts: Mapping[str, Any]) -> str:
-        """The plain text of a template without inputs, e.g. a target "{answer}"."""
-        return "".join(as_text(parts.get(piece)) if is_field else piece for piece, is_field in self.pieces)
+        """Token ids of each row's prompt, begun as the tokenizer begins a text; never none, since something must be gone on from."""
+        rows = [[*processor.start_ids, *row, *processor.close_ids] for row in self.prompt.ids(samples, processor)]
+        return [row or [processor.end_id] for row in rows]
 
 
 def pad(rows: Sequence[Sequence[int]], fill: int) -> tuple[Tensor, Tensor]:
@@ -223,23 +225,18 @@ def pad(rows: Sequence[Sequence[int]], fill: int) -> tuple[Tensor, Tensor]:
     return ids, mask
 
 
+def distinct_texts(samples: Sequence[Sample], column: str, processor: Any) -> tuple[dict[str, Tensor], Tensor]:
+    """({COLUMN_ids, COLUMN_mask: [D, T] of the rows' distinct texts}, which of them each row has [R])."""
+    texts = [as_text(sample.parts.get(column)) for sample in samples]
+    known: dict[str, int] = {}
+    which = torch.tensor([known.setdefault(text, len(known)) for text in texts])
+    ids, mask = pad(processor.encode(list(known), user=True), processor.pad_id)
+    return {f"{column}_ids": ids, f"{column}_mask": mask}, which
+
+
 def default_prompt(inputs: Mapping[str, str]) -> str:
     """All declared texts, one after the other."""
     return " ".join(f"{{{name}}}" for name, modality in inputs.items() if modality == "text")
-
-
-def as_text(value: Any) -> str:
-    """A column's value as text; whole numbers without a decimal point, nothing for a missing one."""
-    if is_missing(value):
-        return ""
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
-    return str(value)
-
-
-def is_missing(value: Any) -> bool:
-    """None, NaN or the empty string."""
-    return value is None or value == "" or (isinstance(value, float) and math.isnan(value))
 
 
 def no_label(task: str, column: str) -> BadInput:

@@ -10,15 +10,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from chiasm.components import did_you_mean
-from chiasm.tasks.base import LossParts, PromptedTask, as_text, is_missing, pad
-from chiasm.tasks.base import Options as BaseOptions
+from chiasm.tasks.base import LossParts, PromptedOptions, PromptedTask, pad
+from chiasm.tasks.template import as_text, is_missing
 from chiasm.types import BadInput, Batch, Prediction, RecipeError, Sample, Streams
 
 
 class Classify(PromptedTask):
     """Softmax cross-entropy over labels, or a sigmoid per label where `multi_label`; labels are learned from the training data."""
 
-    class Options(BaseOptions):
+    class Options(PromptedOptions):
         target: str
         """The column that holds the label (for multi_label: a list, or labels separated by ';')."""
         prompt: str | None = None
@@ -102,7 +102,7 @@ class Classify(PromptedTask):
 
     def outputs(self, model: Any, batch: Batch, streams: Streams) -> Tensor:
         """[R, labels] log-probabilities (up to a constant) or logits."""
-        return model.head_logits(self.name, model.fuse(batch.inputs, streams), mix="probabilities")
+        return model.head_logits(self.name, model.fuse(batch.inputs, self.given(streams)), mix="probabilities")
 
     def loss(self, model: Any, batch: Batch, streams: Streams) -> LossParts:
         logits = self.outputs(model, batch, streams).float()

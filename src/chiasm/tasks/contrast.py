@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from chiasm.components import did_you_mean
-from chiasm.tasks.base import LossParts, Task, as_text, is_missing, pad
+from chiasm.tasks.base import LossParts, Task, distinct_texts
 from chiasm.tasks.base import Options as BaseOptions
+from chiasm.tasks.template import is_missing
 from chiasm.types import Batch, Prediction, RecipeError, Sample, Streams
 
 
@@ -86,11 +87,8 @@ class Contrast(Task):
         for side in self.sides:
             if self.is_stream(side):
                 continue
-            texts = [as_text(sample.parts.get(side)) for sample in samples]
-            known: dict[str, int] = {}
-            same[side] = torch.tensor([known.setdefault(text, len(known)) for text in texts])
-            ids, mask = pad(processor.encode(list(known), user=True), processor.pad_id)
-            inputs[f"{side}_ids"], inputs[f"{side}_mask"] = ids, mask  # [distinct texts, T]
+            texts, same[side] = distinct_texts(samples, side, processor)
+            inputs |= texts
         return inputs, {"same": same, "weight": float(len(samples))}
 
     def side(self, model: Any, batch: Batch, streams: Streams, side: str) -> tuple[Tensor, Tensor]:

@@ -9,15 +9,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from chiasm.tasks.base import FIELD, LossParts, PromptedTask, Template, is_missing, pad
-from chiasm.tasks.base import Options as BaseOptions
+from chiasm.tasks.base import LossParts, PromptedOptions, PromptedTask, pad
+from chiasm.tasks.template import FIELD, Template, is_missing
 from chiasm.types import Batch, Prediction, Sample, Streams
 
 
 class Generate(PromptedTask):
     """Cross-entropy of the next token over the target "{answer}" given the prompt; greedy decoding unless `generation` says otherwise."""
 
-    class Options(BaseOptions):
+    class Options(PromptedOptions):
         prompt: str | None = None
         """What the model reads, e.g. "Question: {question} Answer:". All text inputs in order, if not given."""
         target: str
@@ -60,7 +60,7 @@ class Generate(PromptedTask):
         for row, (prompt, answer, text) in enumerate(zip(read, answers, texts, strict=True)):
             if text is not None:  # a row without a target is only predicted
                 labels[row, len(prompt) : len(prompt) + len(answer)] = torch.tensor(answer)
-        targets = {"labels": labels, "texts": texts, "weight": float((labels != -100).sum())}
+        targets = {"labels": labels, "texts": texts, "weight": float((labels[:, 1:] != -100).sum())}
         if not apart:
             return {"input_ids": ids, "attention_mask": mask, "prompt_lengths": torch.tensor([len(p) for p in prompts])}, targets
         prompt_ids, prompt_mask = pad(prompts, processor.pad_id)
@@ -76,13 +76,13 @@ class Generate(PromptedTask):
 
     def labelled(self, model: Any, batch: Batch, streams: Streams) -> tuple[Tensor, Tensor]:
         """(logits [labels, vocabulary], labels) at the positions that are predicted, and nowhere else."""
-        fused = model.fuse(batch.inputs, streams)
+        fused = model.fuse(batch.inputs, self.given(streams))
         following = batch.targets["labels"][:, 1:]
         chosen = following != -100
         return model.text_logits(fused, chosen), following[chosen]
 
     def outputs(self, model: Any, batch: Batch, streams: Streams) -> Tensor:
-        fused = model.fuse(batch.inputs, streams)
+        fused = model.fuse(batch.inputs, self.given(streams))
         labels = batch.targets["labels"][:, 1:]
         first = (labels != -100).int().argmax(1)  # the first answer token of each row: it has seen the whole prompt and no answer
         chosen = torch.zeros_like(labels, dtype=torch.bool)
@@ -95,7 +95,7 @@ class Generate(PromptedTask):
         written = 1 if model.config.is_encoder_decoder else inputs["input_ids"].shape[1]  # tokens that `generate` gives back first
         settings = {"max_new_tokens": 32, "do_sample": False, **self.options.generation}
         settings["max_new_tokens"] = max(1, min(settings["max_new_tokens"], model.model.max_length - written))
-        new = model.generate(**inputs, streams=streams, **settings)[:, written:]
+        new = model.generate(**inputs, streams=self.given(streams), **settings)[:, written:]
         texts = model.processor.decode_texts(new)
         return [Prediction(i, self.name, text, target) for i, text, target in zip(batch.ids, texts, batch.targets["texts"], strict=True)]
 

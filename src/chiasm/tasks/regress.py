@@ -8,15 +8,15 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from chiasm.tasks.base import LossParts, PromptedTask, is_missing, pad
-from chiasm.tasks.base import Options as BaseOptions
+from chiasm.tasks.base import LossParts, PromptedOptions, PromptedTask, pad
+from chiasm.tasks.template import is_missing
 from chiasm.types import BadInput, Batch, Prediction, RecipeError, Sample, Streams
 
 
 class Regress(PromptedTask):
     """Squared error on (y - mean) / std of the training data."""
 
-    class Options(BaseOptions):
+    class Options(PromptedOptions):
         target: str
         """The column that holds the number."""
         prompt: str | None = None
@@ -79,7 +79,7 @@ class Regress(PromptedTask):
 
     def outputs(self, model: Any, batch: Batch, streams: Streams) -> Tensor:
         """[R, 1] standardised predictions."""
-        return model.head_logits(self.name, model.fuse(batch.inputs, streams), mix="values")
+        return model.head_logits(self.name, model.fuse(batch.inputs, self.given(streams)), mix="values")
 
     def loss(self, model: Any, batch: Batch, streams: Streams) -> LossParts:
         return LossParts(self.loss_of(self.outputs(model, batch, streams), batch))

@@ -13,7 +13,7 @@ from chiasm.data.opening import check_groups, open_source, split_names
 from chiasm.data.randomness import some_of
 from chiasm.data.split import Split
 from chiasm.recipe import Recipe
-from chiasm.tasks.base import as_text
+from chiasm.tasks.template import as_text
 from chiasm.training.balance import Balance
 from chiasm.types import BadInput, RecipeError, Sample
 
