@@ -185,6 +185,8 @@ class SplitSpec(Spec):
     """A file or folder, a Hub data set, or a split's name of a built-in set."""
     join: JoinSpec | None = None
     """A second table for this split."""
+    keep: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """How much of it is read, e.g. 0.05 for a few labels: records drawn by data.seed, and a larger part holds every smaller one."""
 
 
 class DataSpec(Spec):
@@ -345,9 +347,7 @@ class Recipe(Spec):
     def _shorthands(cls, data: Any) -> Any:
         if not isinstance(data, Mapping):
             return data
-        data = dict(data)
-        if isinstance(data.get("stages"), Mapping):
-            data["stages"] = [data["stages"]]
+        data = {**data, "stages": [data["stages"]]} if isinstance(data.get("stages"), Mapping) else dict(data)
         if isinstance(data.get("inputs"), Mapping):
             encoders = data.get("encoders") or {}
             if isinstance(encoders, Mapping):
@@ -371,7 +371,6 @@ class Recipe(Spec):
 def load_recipe(recipe: FilePath | str | Mapping[str, Any] | Recipe, overrides: Sequence[str] = ()) -> Recipe:
     """A recipe file, the name of a shipped recipe, or a mapping -> Recipe. `overrides` are `key=value`, e.g. `stages.0.steps=10`.
     `NAME:tiny` is the recipe with the changes of its section `tiny`: the same system, small enough to learn in minutes on a CPU.
-
     Raises RecipeProblems: one line about the first problem, and all of them in `.problems`.
     """
     if isinstance(recipe, Recipe):

@@ -259,7 +259,7 @@ class _Check:
                 kinds[name] = components.find("task", spec.type)
         for name in (name for name, kind in kinds.items() if kind.view == "fused" and not kind.decides):
             why = "a head that writes its text from one input alone would be a language model of its own"
-            if not getattr(kind, "writes", False):
+            if not kinds[name].writes:
                 why = "one input alone is not enough for its head to decide"
             self.add(("train", "balance"), f"train.balance: not with task '{name}': {why}; balance is for classify and regress tasks")
         if not any(kind.decides for kind in kinds.values()):

@@ -125,3 +125,18 @@ def test_chat_form(tmp_path):
 
 def test_split_names(tmp_path):
     assert split_names(DataSpec(train="a.jsonl", test="b.jsonl", splits={"hard": "c.jsonl"})) == ["train", "validation", "test", "hard"]
+
+
+def test_a_part_of_a_split_holds_every_smaller_one_and_nothing_that_is_held_out(tmp_path):
+    write(tmp_path / "t.jsonl", [{"n": i} for i in range(2000)])
+    few = {f"s{share}": {"file": "t.jsonl", "keep": share / 100} for share in (5, 25, 100)}
+    spec = DataSpec(train="t.jsonl", splits=few)
+    kept = {name: set(open_source(spec, name, tmp_path).column("n")) for name in (*few, "train", "validation")}
+    assert kept["s5"] < kept["s25"] < kept["s100"] == kept["train"]
+    assert 60 <= len(kept["s5"]) <= 120 and 400 <= len(kept["s25"]) <= 500
+    assert not kept["train"] & kept["validation"]
+    other = open_source(spec.model_copy(update={"seed": 1, "validation": spec.train}), "s5", tmp_path)
+    assert set(other.column("n")) != kept["s5"]
+    assert "of 2000 records" in other.notes[-1]
+    builtin = DataSpec(builtin="quiz", splits={"few": {"file": "train", "keep": 0.05}})
+    assert 430 <= len(open_source(builtin, "few")) <= 570

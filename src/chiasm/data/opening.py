@@ -29,9 +29,15 @@ HUB_NAME = re.compile(r"[\w-]+/[\w.-]+(/[\w.-]+)?(:[\w.+-]+)?")
 
 def open_source(data: DataSpec, split: str, folder: str | Path = ".") -> Source:
     """The records of one split. `folder` is what paths in the recipe start from. Raises RecipeError naming the nearest file or split."""
-    if split in ("train", "validation") and data.validation is None and not data.builtin:
-        return _train_part(data, split, Path(folder))
-    return _open_given(data, split, Path(folder))
+    given = data.named().get(split)
+    divided = data.train is not None and data.validation is None and not data.builtin
+    if split == "validation" and divided:
+        return _train_part(data, split, Path(folder), held_out=True)
+    if divided and given is not None and data.train is not None and given.file == data.train.file:
+        source = _train_part(data, split, Path(folder), held_out=False)
+    else:
+        source = _open_given(data, split, Path(folder))
+    return source if given is None or given.keep == 1 else _kept(source, given.keep, data.seed)
 
 
 def split_names(data: DataSpec) -> list[str]:
@@ -81,21 +87,28 @@ def file_sources() -> dict[str, type[FileSource]]:
     return {ending: cls for cls in (find("source", n) for n in names("source")) for ending in cls.extensions}
 
 
-def _train_part(data: DataSpec, split: str, folder: Path) -> Source:
-    whole = _open_given(data, "train", folder)
+def _train_part(data: DataSpec, split: str, folder: Path, *, held_out: bool) -> Source:
+    """What the training file leaves to a split, or what is held out of it for validation."""
+    whole = _open_given(data, "train" if held_out else split, folder)
     column = data.group_by
     if column is not None and column not in whole.columns:
         raise RecipeError(f"data.group_by: no column '{column}'{did_you_mean(column, whole.columns)}")
     groups = whole.column(column) if column else [None] * len(whole)
-    held = [_is_held_out(whole.origin(i)[0] if group is None else str(group), data.seed) for i, group in enumerate(groups)]
-    rows = [i for i, out in enumerate(held) if out == (split == "validation")]
+    keys = [whole.origin(i)[0] if group is None else str(group) for i, group in enumerate(groups)]
+    held = [_place(f"held out:{data.seed}:{key}") < HELD_OUT for key in keys]
+    rows = [i for i, out in enumerate(held) if out == held_out]
     by = f"by '{column}'" if column else "by record"
     return Rows(whole, rows, notes=(f"no validation split given: {sum(held)} of {len(held)} training records are held out for it ({by})",))
 
 
-def _is_held_out(key: str, seed: int) -> bool:
-    digest = blake2b(f"held out:{seed}:{key}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
-    return int.from_bytes(digest) < HELD_OUT * 2**64
+def _kept(source: Source, share: float, seed: int) -> Source:
+    rows = [i for i in range(len(source)) if _place(f"keep:{seed}:{source.origin(i)[0]}") < share]
+    return Rows(source, rows, notes=(f"keep: {share:g}: {len(rows)} of {len(source)} records are read",))
+
+
+def _place(key: str) -> float:
+    """Where a key falls in [0, 1), the same every time."""
+    return int.from_bytes(blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8).digest()) / 2**64
 
 
 def _open_given(data: DataSpec, split: str, folder: Path) -> Source:
