@@ -72,3 +72,28 @@ def test_mosi(tmp_path):
     recipe = load_recipe(ROOT / "recipes" / "mosi.yaml", [f"data.root={tmp_path / 'out'}"])
     record = open_source(recipe.data, "train").read(1).parts
     assert record["label"] == 0 and set(features) <= set(record)
+
+
+def test_vqa_rad(tmp_path):
+    names = [f"{number}.jpg" for number in range(40)]
+    pq.write_table(pa.table({"image": names, "jpg": [png()] * 40}), tmp_path / "images.parquet")
+    asked = {"image": names * 2, "question": ["Is it? "] * 80, "answer": ["Yes"] * 80, "answer_type": ["CLOSED "] * 40 + ["OPEN"] * 40}
+    pq.write_table(pa.table(asked), tmp_path / "questions.parquet")
+    said = run("vqa_rad", tmp_path / "questions.parquet", tmp_path / "images.parquet", tmp_path / "out")
+    assert [line.split(":")[0] for line in said.splitlines()] == ["train", "test"]
+    join = "join: {file: images.parquet, key: image_id}, group_by: image_id"
+    recipe = load_recipe("medical_qa:tiny", [f"data={{root: {tmp_path / 'out'}, train: train.parquet, test: test.parquet, {join}}}"])
+    train, test = (open_source(recipe.data, split) for split in ("train", "test"))
+    first = train.read(0).parts
+    assert (first["question"], first["answer"], first["kind"], first["image"]) == ("Is it?", "yes", "closed", png())
+    assert test.column("image_id") and not set(train.column("image_id")) & set(test.column("image_id"))
+
+
+def test_tuxpaint(tmp_path):
+    rows = {"id": [f"s{n}" for n in range(40)], "png": [png()] * 40, "category": ["food"] * 40, "caption_en": ["A pear."] * 40}
+    pq.write_table(pa.table(rows), tmp_path / "stamps.parquet")
+    run("tuxpaint", tmp_path / "stamps.parquet", tmp_path / "out")
+    files = ", ".join(f"{split}: {tmp_path / 'out' / split}.parquet" for split in ("train", "test"))
+    data = load_recipe("clip:tiny", [f"data={{{files}}}"]).data
+    assert open_source(data, "train").read(0).parts == {"image": png(), "caption": "A pear.", "kind": "food"}
+    assert 0 < len(open_source(data, "test")) < 20
