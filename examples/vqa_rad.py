@@ -1,11 +1,12 @@
 """VQA-RAD's questions and pictures -> tables for recipes/medical_qa.yaml, with a fifth of the pictures set apart as a test.
 
     python examples/vqa_rad.py QUESTIONS IMAGES DIR
-    chiasm train medical_qa "data={root: DIR, train: train.parquet, test: test.parquet, join: {file: images.parquet, key: image_id}, group_by: image_id}"
+    chiasm train medical_qa data="{root: DIR, train: train.parquet, test: test.parquet, group_by: image_id, \\
+        join: {file: images.parquet, key: image_id}}"
 
 QUESTIONS is a parquet table with the columns image, question, answer and answer_type (CLOSED or OPEN); IMAGES one with image and jpg (the
-file's bytes). DIR gets images.parquet, train.parquet and test.parquet. The split is by picture, so no picture of the test is met in training;
-the official test questions are about other pictures again, and published figures are for those.
+file's bytes). DIR gets images.parquet, train.parquet and test.parquet. The split is by picture, so no picture of the test is met in
+training; the official test questions are about other pictures again, and published figures are for those.
 """
 
 from __future__ import annotations

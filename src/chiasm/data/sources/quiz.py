@@ -14,7 +14,7 @@ from chiasm.data.scenes.speech import say, speakers
 from chiasm.data.sources.base import Source
 from chiasm.types import Drawn, RecipeError, Sample
 
-SPLITS = {"train": SplitPlan(10_000), "validation": SplitPlan(500, "validation"), "test": SplitPlan(2_000, "test")}
+SPLITS = {"train": SplitPlan(10_000), "validation": SplitPlan(300, "validation"), "test": SplitPlan(2_000, "test")}
 COLUMNS = (
     *("image", "audio", "thing", "colour", "heard", "same", "caption", "question", "answer", "kind", "sound_question", "sound_answer"),
     *("opinion", "feeling", "advert", "price", "shop", "dear", "history"),
