@@ -25,12 +25,14 @@ from chiasm.components import did_you_mean
 from chiasm.config import ChiasmConfig
 from chiasm.framing import decoding_tokens, text_layout, tie_special_tokens
 from chiasm.fusion.hybrid import parse as parse_fusion
+from chiasm.mask_head import take_mask_heads
 from chiasm.media.tokenizer import learn_tokenizer
 from chiasm.model import ChiasmForConditionalGeneration, without_bars
 from chiasm.processing import ChiasmProcessor, build_modalities, placeholder
 from chiasm.recipe import BackboneSpec, EncoderSpec, LoraTrain, Recipe, TokenizerSpec
 from chiasm.recipe_check import backbone_kind
 from chiasm.recipe_errors import RecipeProblems, explain
+from chiasm.task_list import check_tasks, declare_tasks
 from chiasm.types import RecipeError, Sample
 
 WEIGHTS = {"output_loading_info": True, "use_safetensors": True, "ignore_mismatched_sizes": True}  # what is amiss is refused here, by name
@@ -53,7 +55,8 @@ def build(recipe: Recipe, samples: Sequence[Sample], texts: Iterable[str] = ()) 
     fusion_kind, fusion_options = parse_fusion(fusion)
     check_tasks(recipe, kind_name, fusion_kind)
     scattered = fusion_kind.scatters(fusion_options, streams)
-    tokenizer = build_tokenizer(recipe, [placeholder(name) for name in scattered], texts, kind)
+    marked = fusion_kind.marks(fusion_options, streams)
+    tokenizer = build_tokenizer(recipe, [placeholder(name) for name in (*scattered, *marked)], texts, kind)
     whole = whole_model(recipe.backbone, text_config)
     starts = decoding_tokens(text_config, tokenizer, recipe.backbone, whole) if kind.has_encoder else {}
     tie_special_tokens(text_config, tokenizer, resize=recipe.backbone.model is None)
@@ -69,16 +72,18 @@ def build(recipe: Recipe, samples: Sequence[Sample], texts: Iterable[str] = ()) 
         fusion=fusion,
         tasks=declare_tasks(recipe, samples),
         placeholder_ids={name: tokenizer.convert_tokens_to_ids(placeholder(name)) for name in scattered},
+        marker_ids={name: tokenizer.convert_tokens_to_ids(placeholder(name)) for name in marked},
         tie_word_embeddings=bool(getattr(text_config, "tie_word_embeddings", True)) if whole is None else has_tied_head(whole),
     )
     model = ChiasmForConditionalGeneration(config)
     load_pretrained(recipe, model, whole)
-    counts = {name: token_count(model, name) for name in scattered}
+    take_mask_heads(model, recipe.backbone.model)
+    counts = {name: token_count(model, name) for name in scattered} | dict.fromkeys(marked, 1)
     layout = text_layout(kind, text_config, tokenizer, latents=getattr(model.model.backbone_options, "latents", 0))
     layout |= {"absent": 1} if model.fusion.shows_absent else {}
     processor = ChiasmProcessor(tokenizer, inputs=inputs, placeholder_counts=counts, layout=layout)
     if model.generation_config is not None:
-        model.generation_config.update(**starts, suppress_tokens=list(config.placeholder_ids.values()) or None)
+        model.generation_config.update(**starts, suppress_tokens=[*config.placeholder_ids.values(), *config.marker_ids.values()] or None)
     model.processor = processor
     return model, processor
 
@@ -122,45 +127,6 @@ def pretrained_preprocessing(spec: EncoderSpec | None, modality: str, part: str)
     if modality == "audio":
         return {"sampling_rate": from_checkpoint(AutoFeatureExtractor, spec.model, part).sampling_rate}
     return {}
-
-
-def make_tasks(recipe: Recipe) -> dict[str, Any]:
-    """The recipe's tasks, not yet fitted."""
-    declared = {name: spec.modality for name, spec in recipe.inputs.items()}
-    kinds = {name: components.find("task", spec.type) for name, spec in recipe.tasks.items()}
-    tasks = {name: kind(name, kind.Options(**recipe.tasks[name].options), declared) for name, kind in kinds.items()}
-    for task in tasks.values():
-        task.meet(tasks)
-    return tasks
-
-
-def check_tasks(recipe: Recipe, backbone: str, fusion: Any) -> None:
-    """RecipeError where a task asks of the backbone, or of the fusion, what that kind cannot do."""
-    kind = components.find("backbone", backbone)
-    for name, task in make_tasks(recipe).items():
-        if (reason := task.suits(backbone, kind)) is not None:
-            raise RecipeError(f"tasks.{name}: {reason}")
-        if task.texts and not kind.reads_text:
-            raise RecipeError(
-                f"tasks.{name}: a {backbone} backbone reads no text, such as '{task.texts[0]}'; take one that does (arch: bert), "
-                "or give the input an encoder"
-            )
-        apart = [read for read in task.reads if recipe.inputs[read].modality != "text"]
-        if task.view == "fused" and apart and not fusion.reads_streams:
-            raise RecipeError(
-                f"fusion.type: {recipe.fusion.type} never brings '{apart[0]}' to the backbone, and tasks.{name} reads it; "
-                "take another fusion (late, cross_attention, ...)"
-            )
-
-
-def declare_tasks(recipe: Recipe, samples: Sequence[Sample]) -> dict[str, Any]:
-    """The config's `tasks`, each fitted on the training rows."""
-    tasks = {}
-    for name, task in make_tasks(recipe).items():
-        task.fit(samples)
-        spec, options = recipe.tasks[name], task.options.model_dump(mode="json")
-        tasks[name] = {"type": spec.type, "weight": spec.weight, "options": options, "state": task.state(), "place": len(tasks)}
-    return tasks
 
 
 # ---- backbone and tokenizer

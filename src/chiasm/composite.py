@@ -30,6 +30,7 @@ from chiasm.connectors.base import read_prompt
 from chiasm.decoding import DECODING, DecodingPass
 from chiasm.fusion.base import BackboneShape, StreamShape, shown, visible_at
 from chiasm.fusion.hybrid import build as build_fusion
+from chiasm.interleaving import reach
 from chiasm.outputs import ChiasmOutput
 from chiasm.processing import argument, build_modalities
 from chiasm.types import BadInput, Fused, RecipeError, Step, Streams, Tokens
@@ -102,6 +103,8 @@ class ChiasmModel(DecodingPass, ChiasmPreTrainedModel):
             takes_positions=backbone.takes_positions,
         )
         self.fusion = build_fusion(config.fusion, shape, shapes)
+        if config.marker_ids and kind.has_encoder and backbone.one_way:
+            raise RecipeError("fusion.see: what a decoder writes stands after the whole prompt; use see: all, or backbone.side: encoder")
         self._call: Call | None = None
         for layer in self.fusion.layers:
             self.backbone.layers[layer].register_forward_pre_hook(partial(self._meet, layer), with_kwargs=True)
@@ -231,6 +234,7 @@ class ChiasmModel(DecodingPass, ChiasmPreTrainedModel):
         values = self.backbone.embed(input_ids, len(given)) if inputs_embeds is None else inputs_embeds
         step = self.step(values, attention_mask, self.placeholders(input_ids), streams, **cache, prompt_lengths=prompt_lengths)
         step.trace = {} if rest.get("output_attentions") else None
+        step.reach = self.reach(input_ids, streams, step)
         text = Tokens(values, step.mask[:, -values.shape[1] :])
         placed = self.fusion.place(read_prompt(self.connectors, streams, text, step))
         text = self.fusion.before(text, placed, step)
@@ -316,6 +320,11 @@ class ChiasmModel(DecodingPass, ChiasmPreTrainedModel):
         if input_ids is None:
             return {}
         return {name: input_ids == token for name, token in self.config.placeholder_ids.items()}
+
+    def reach(self, input_ids: Tensor | None, streams: Streams, step: Step) -> dict[str, tuple[Tensor, Tensor]]:
+        """Input whose places are marked -> which of its items each text token may see; nothing where there are no token ids."""
+        marked = {} if input_ids is None else self.config.marker_ids
+        return {name: reach(input_ids == token, streams[name], step) for name, token in marked.items() if name in streams}
 
     def see(self, mask: Tensor, placeholders: Mapping[str, Tensor], streams: Streams) -> Tensor:
         """[R, T] the mask without placeholders whose token is not visible (an absent picture, the padding of a clip)."""

@@ -27,6 +27,7 @@ class ChiasmConfig(PreTrainedConfig):
     fusion: dict[str, Any] = field(default_factory=dict)  # as in the recipe, with its type
     tasks: dict[str, Any] = field(default_factory=dict)  # name -> {type, weight, options, state, place}
     placeholder_ids: dict[str, int] = field(default_factory=dict)  # input whose tokens enter the sequence -> id of its placeholder
+    marker_ids: dict[str, int] = field(default_factory=dict)  # input whose items' places are marked in the text -> id of its marker
     tie_word_embeddings: bool = True
 
     def __post_init__(self, **kwargs: Any) -> None:

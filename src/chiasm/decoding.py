@@ -87,7 +87,7 @@ class DecodingPass:
         """The prompt [R, S] (token ids, or embedded) and routed streams -> the encoder's output [R, S, W] and what it saw."""
         values = self.backbone.embed(input_ids, len(streams)) if inputs_embeds is None else inputs_embeds
         step = self.step(values, attention_mask, self.placeholders(input_ids), streams)
-        step.trace = trace
+        step.trace, step.reach = trace, self.reach(input_ids, streams, step)
         text = Tokens(values, step.mask)
         placed = self.fusion.place(read_prompt(self.connectors, streams, text, step))
         text = self.fusion.before(text, placed, step)

@@ -55,6 +55,7 @@ class ChiasmForConditionalGeneration(Generation, ChiasmPreTrainedModel, Generati
         self.heads = nn.ModuleDict({name: head for name, head in heads.items() if head is not None})
         self.processor: ChiasmProcessor | None = None  # set by whoever builds or loads both
         self.balance: nn.Module | None = None  # heads for each input alone, only while training with train.balance
+        self.loss_weights: nn.Module | None = None  # of the tasks, only while training with train.loss_weights: learned
         self.post_init()
 
     def get_input_embeddings(self) -> Any:

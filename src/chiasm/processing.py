@@ -110,7 +110,7 @@ class ChiasmProcessor(ProcessorMixin):
         return self.tokenizer.convert_tokens_to_ids(placeholder(name))
 
     def placeholders(self, name: str, sample: Sample, item: int | None = None) -> list[int]:
-        """The run of placeholder ids that one row needs for input `name`, or for one item of it; empty where it does not enter the sequence.
+        """The run of placeholder ids of a row's input `name`, or of one item of it; empty where it does not enter the sequence.
 
         An absent input has none either, or one where the fusion shows a learned token in its place.
         """

@@ -181,12 +181,26 @@ class SplitSpec(Spec):
     """Where the records of one split come from."""
 
     shorthand: ClassVar[str] = "file"
-    file: str
+    file: str | None = None
     """A file or folder, a Hub data set, or a split's name of a built-in set."""
+    mix: dict[str, Annotated[float, Field(gt=0)]] | list[str] | None = None
+    """Several of these as one: a list, every record once; or {NAME: share, ...}, where the one that is largest for its share is read once
+    per epoch and the others again and again, e.g. {a.jsonl: 2, b.jsonl: 1}. A bare list is short for it."""
     join: JoinSpec | None = None
     """A second table for this split."""
     keep: Annotated[float, Field(gt=0, le=1)] = 1.0
     """How much of it is read, e.g. 0.05 for a few labels: records drawn by data.seed, and a larger part holds every smaller one."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _list(cls, data: Any) -> Any:
+        return {"mix": data} if isinstance(data, list) else data
+
+    @model_validator(mode="after")
+    def _one(self) -> SplitSpec:
+        if (self.file is None) == (not self.mix):
+            raise ValueError("give either file: NAME or mix: {NAME: share, ...}")
+        return self
 
 
 class DataSpec(Spec):
@@ -301,6 +315,8 @@ class TrainSpec(Spec):
     modality_dropout: Fraction | dict[Name, Fraction] = 0.0
     """How often an input is hidden in training: one number for all but prompt text, or {input: p}. The last one that a row has is spared,
     unless its own p is 1."""
+    loss_weights: Literal["fixed", "learned"] = "fixed"
+    """learned: beside `tasks.NAME.weight`, each task's loss has a weight that is learned with the model (Kendall et al., 2018)."""
     balance: BalanceSpec | None = None
     """Helps inputs that are learned late; nothing of it is kept in the model. Off where not given, `balance: {}` for its defaults."""
     group_rows: PositiveInt = 8
@@ -347,7 +363,9 @@ class Recipe(Spec):
     def _shorthands(cls, data: Any) -> Any:
         if not isinstance(data, Mapping):
             return data
-        data = {**data, "stages": [data["stages"]]} if isinstance(data.get("stages"), Mapping) else dict(data)
+        data = dict(data)
+        if isinstance(data.get("stages"), Mapping):
+            data["stages"] = [data["stages"]]
         if isinstance(data.get("inputs"), Mapping):
             encoders = data.get("encoders") or {}
             if isinstance(encoders, Mapping):

@@ -257,9 +257,11 @@ class _Check:
         for name, spec in self.recipe.tasks.items():
             with contextlib.suppress(RecipeError):  # noted by `tasks`
                 kinds[name] = components.find("task", spec.type)
-        for name in (name for name, kind in kinds.items() if kind.view == "fused" and not kind.decides):
+        for name, kind in kinds.items():
+            if kind.view != "fused" or kind.decides:
+                continue
             why = "a head that writes its text from one input alone would be a language model of its own"
-            if not kinds[name].writes:
+            if not kind.writes:
                 why = "one input alone is not enough for its head to decide"
             self.add(("train", "balance"), f"train.balance: not with task '{name}': {why}; balance is for classify and regress tasks")
         if not any(kind.decides for kind in kinds.values()):

@@ -25,8 +25,12 @@ def anchor(data: Any, folder: Path) -> None:
         section["root"] = _absolute(section["root"], folder)
         return  # every other path starts from there
     for holder, key in _places(section):
-        if isinstance(holder.get(key), str):
-            holder[key] = _absolute(holder[key], folder)
+        if isinstance(value := holder.get(key), str):
+            holder[key] = _absolute(value, folder)
+        elif isinstance(value, list):
+            holder[key] = [_absolute(name, folder) if isinstance(name, str) else name for name in value]
+        elif key == "mix" and isinstance(value, dict):
+            holder[key] = {_absolute(name, folder): share for name, share in value.items()}
 
 
 def _places(section: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
@@ -41,6 +45,7 @@ def _places(section: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
         if isinstance(holder.get(name), dict):
             if not names:
                 yield holder[name], "file"
+                yield holder[name], "mix"
             yield from _join(holder[name])
     yield from _join(section)
 

@@ -227,11 +227,11 @@ class Run:
                 name = same[0]
             elif key == "question" and len(texts) == 1:
                 name = texts[0]
-            elif key in self._table_columns():
+            elif key in self._own_columns():
                 parts[key] = value
                 continue
             else:
-                raise ChiasmError(f"this run reads no '{key}'{did_you_mean(key, [*self.recipe.inputs, *self._table_columns()])}")
+                raise ChiasmError(f"this run reads no '{key}'{did_you_mean(key, [*self.recipe.inputs, *self._own_columns()])}")
             media = self.recipe.inputs[name].modality in ("image", "audio", "video")
             if media and isinstance(value, str | Path):
                 value = str(Path(value).absolute())
@@ -239,9 +239,9 @@ class Run:
             parts |= value if isinstance(value, Mapping) else {column: value}
         return parts
 
-    def _table_columns(self) -> set[str]:
-        """Columns that a table input gathers; they are given by their own names."""
-        found: set[str] = set()
+    def _own_columns(self) -> set[str]:
+        """Columns that a table input gathers, and those of records that a prompt repeats; they are given by their own names."""
+        found = {column for task in self.tasks.values() for column in task.lists}
         for modality in self.processor.modalities.values():
             found |= {*getattr(modality, "number_columns", ()), *getattr(modality, "category_columns", ())}
         return found

@@ -168,6 +168,16 @@ class Step:
     offset: int = 0  # tokens already in the generation cache
     generating: bool = False  # with a cache: keys and values of streams may be memoised
     trace: dict[str, Tensor] | None = None  # filled with attention where an explanation asks for it
+    reach: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)  # input -> ([R, T] first, [R, T] last) item before each token
+
+    def before(self, name: str, tokens: Tokens) -> Tensor | None:
+        """[R, T, L] the tokens of input `name` whose items stand last before each text token; None where its places are not marked."""
+        if name not in self.reach:
+            return None
+        first, last = self.reach[name]
+        item = torch.zeros_like(tokens.mask, dtype=torch.long) if tokens.item is None else tokens.item
+        item = (item if tokens.share is None else item[tokens.share]).unsqueeze(1)
+        return (item >= first.unsqueeze(2)) & (item <= last.unsqueeze(2))
 
 
 @dataclass(slots=True)

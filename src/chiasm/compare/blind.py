@@ -13,10 +13,10 @@ from chiasm.compare.measure import NUMBER, Belief, Measured, rounded
 from chiasm.compare.result import Cell
 from chiasm.components import did_you_mean
 from chiasm.evaluation.baselines import majority
-from chiasm.tasks.template import as_text
 from chiasm.tasks.classify import Classify
 from chiasm.tasks.generate import Generate
 from chiasm.tasks.regress import Regress
+from chiasm.tasks.template import as_text
 from chiasm.types import ChiasmError, RecipeError, Sample
 
 Answers = Literal["label", "labels", "number", "text"]  # what a task answers with

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import glob
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from chiasm.data.chat import is_chat
 from chiasm.data.sources.base import FileSource, Source
 from chiasm.data.sources.hub import Hub
 from chiasm.data.sources.media_folder import MediaFolder
-from chiasm.data.views import Chat, Joined, Rows, Together
+from chiasm.data.views import Chat, Joined, Rows, Together, mixed
 from chiasm.recipe import DataSpec, JoinSpec, SplitSpec
 from chiasm.types import RecipeError
 
@@ -33,7 +33,7 @@ def open_source(data: DataSpec, split: str, folder: str | Path = ".") -> Source:
     divided = data.train is not None and data.validation is None and not data.builtin
     if split == "validation" and divided:
         return _train_part(data, split, Path(folder), held_out=True)
-    if divided and given is not None and data.train is not None and given.file == data.train.file:
+    if divided and given is not None and data.train is not None and (given.file, given.mix) == (data.train.file, data.train.mix):
         source = _train_part(data, split, Path(folder), held_out=False)
     else:
         source = _open_given(data, split, Path(folder))
@@ -119,9 +119,25 @@ def _open_given(data: DataSpec, split: str, folder: Path) -> Source:
         raise RecipeError(f"data: no split '{split}'{did_you_mean(split, given)}")
     base = folder / data.root if data.root else folder
     spec, key = given[split], f"data.{split}"
-    source = _open_named(spec.file, base, key, root=base if data.root else None)
+    root = base if data.root else None
+    source = _mix(spec, split, lambda name: _open_named(name, base, key, root=root))
     join = spec.join or data.join
-    return _join(source, join, base, f"{key}.join", base if data.root else None) if join else source
+    return _join(source, join, base, f"{key}.join", root) if join else source
+
+
+def _mix(spec: SplitSpec, split: str, opened: Callable[[str], Source]) -> Source:
+    """A split's one source, or several as one."""
+    if spec.mix is None:
+        return opened(spec.file or split)
+    sources = [opened(name) for name in spec.mix]
+    for name, source in zip(spec.mix, sources, strict=True):
+        if not len(source):
+            raise RecipeError(f"data.{split}.mix: {name} has no records; take it out")
+    if isinstance(spec.mix, list):
+        return Together(sources)
+    if split in ("validation", "test") or split.startswith("test"):
+        raise RecipeError(f"data.{split}.mix: shares repeat records, which only training may; write a list")
+    return mixed(sources, list(spec.mix.values()))
 
 
 def _join(source: Source, join: JoinSpec, base: Path, key: str, root: Path | None) -> Source:
@@ -171,10 +187,14 @@ def _builtin(name: str) -> type[Source]:
 
 def _open_builtin(data: DataSpec, given: SplitSpec | None, split: str) -> Source:
     maker: Any = _builtin(data.builtin or "")
-    name = given.file if given else split
-    if name not in maker.splits:
-        raise RecipeError(f"data: the built-in set {data.builtin} has no split '{name}'{did_you_mean(name, maker.splits)}")
-    return maker(split=name, seed=data.seed, **_variant(data.builtin or "", maker.variants, data.variant))
+    variant = _variant(data.builtin or "", maker.variants, data.variant)
+
+    def made(name: str) -> Source:
+        if name not in maker.splits:
+            raise RecipeError(f"data: the built-in set {data.builtin} has no split '{name}'{did_you_mean(name, maker.splits)}")
+        return maker(split=name, seed=data.seed, **variant)
+
+    return _mix(given or SplitSpec(file=split), split, made)
 
 
 def _variant(name: str, known: Sequence[str], variant: str | None) -> dict[str, str]:

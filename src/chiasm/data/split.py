@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -37,7 +37,8 @@ class Split:
     """A source with the inputs that are read from it.
 
     `modalities`: the non-text inputs; `text_inputs`: input name -> its text modality; `text_columns`: further columns that tasks read
-    as text (targets), whose length counts, nothing else. `root` overrides the folder that media paths start from.
+    as text (targets), whose length counts, nothing else. `root` overrides the folder that media paths start from. `gather` puts what a
+    row holds elsewhere (a picture in a record of a list) under its input's column first.
     """
 
     def __init__(
@@ -48,8 +49,9 @@ class Split:
         text_inputs: Mapping[str, Modality] | None = None,
         text_columns: Iterable[str] = (),
         root: str | None = None,
+        gather: Callable[[Sample], Sample] | None = None,
     ):
-        self.source, self.root = source, root
+        self.source, self.root, self.gather = source, root, gather
         self.modalities = dict(modalities)
         self.text_inputs = dict(text_inputs or {})
         self.text_columns = tuple(c for c in text_columns if c not in self.text_inputs and c not in self.modalities)
@@ -78,10 +80,16 @@ class Split:
         """Lengths and shared pictures of all rows; every record is read once, on the first call."""
         if self._outline is None:
             self._outline = _outline(self)
+            if (
+                rounds := self.source.rounds()
+            ) is not None:  # the same record again is another picture's place, else it would be twice in a batch
+                groups = self._outline.groups
+                self._outline = Outline(self._outline.lengths, groups + np.asarray(rounds) * (int(groups.max()) + 1))
         return self._outline
 
     def prepared(self, sample: Sample) -> tuple[Sample, list[str]]:
         """The record with every input's raw value under the input's name, texts cleaned; and notes. Raises BadInput."""
+        sample = sample if self.gather is None else self.gather(sample)
         parts, notes = dict(sample.parts), []
         for name, modality in self.modalities.items():
             parts[name] = modality.raw(sample.parts, name)

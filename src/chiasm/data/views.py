@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -37,6 +38,17 @@ class Together(Source):
         source, inner = self._at(index)
         return source.origin(inner)
 
+    def outline(self) -> tuple[Sequence[int], Sequence[int]] | None:
+        lengths: list[int] = []
+        groups: list[int] = []
+        for source in self._sources:
+            if (known := source.outline()) is None:
+                return None
+            first = max(groups, default=-1) + 1
+            lengths += known[0]
+            groups += [first + group for group in known[1]]
+        return lengths, groups
+
     @property
     def columns(self) -> list[str]:
         return list(dict.fromkeys(name for source in self._sources for name in source.columns))
@@ -60,6 +72,18 @@ class Rows(Source):
     def origin(self, index: int) -> tuple[str, str, int | None]:
         return self._source.origin(self._rows[index])
 
+    def outline(self) -> tuple[Sequence[int], Sequence[int]] | None:
+        known = self._source.outline()
+        return None if known is None else ([known[0][row] for row in self._rows], [known[1][row] for row in self._rows])
+
+    def rounds(self) -> Sequence[int] | None:
+        inner, seen = self._source.rounds(), Counter[int]()
+        found = []
+        for row in self._rows:
+            found.append(seen[row] if inner is None else inner[row])
+            seen[row] += 1
+        return found if any(found) else None
+
     @property
     def columns(self) -> list[str]:
         return list(self._source.columns)
@@ -67,6 +91,16 @@ class Rows(Source):
     def column(self, name: str) -> list[Any]:
         values = self._source.column(name)
         return [values[row] for row in self._rows]
+
+
+def mixed(sources: Sequence[Source], shares: Sequence[float]) -> Source:
+    """Records in the proportion of `shares`: of the source that is largest for its share every one once, the others' again and again."""
+    times = max(len(source) / share for source, share in zip(sources, shares, strict=True))
+    rows, start = [], 0
+    for source, share in zip(sources, shares, strict=True):
+        rows += [start + i % len(source) for i in range(round(share * times))]
+        start += len(source)
+    return Rows(Together(sources), rows)
 
 
 class Joined(Source):
@@ -104,6 +138,9 @@ class Joined(Source):
 
     def origin(self, index: int) -> tuple[str, str, int | None]:
         return self._source.origin(index)
+
+    def rounds(self) -> Sequence[int] | None:
+        return self._source.rounds()
 
     @property
     def columns(self) -> list[str]:

@@ -121,14 +121,22 @@ class Reader(nn.Module):
         self.gate: nn.Module = Gate() if gated else nn.Identity()
         self.feed_forward: FeedForward | None = FeedForward(width, feed_forward, gated=gated, norm=norm) if feed_forward else None
 
-    def forward(self, x: Tensor, given: Mapping[str, Tokens], step: Step, *, attention: Attention | None = None) -> Tensor:
-        """`given`: source -> tokens; one that is missing there is absent for every row."""
+    def forward(
+        self,
+        x: Tensor,
+        given: Mapping[str, Tokens],
+        step: Step,
+        *,
+        attention: Attention | None = None,
+        allowed: Tensor | None = None,
+    ) -> Tensor:
+        """`given`: source -> tokens; one that is missing there is absent for every row. allowed [R, T, L]: the edges there are."""
         attention = attention or self.attention
         assert attention is not None
         found = [(given[n], given[n].values if self.post else self.norm_sources[n](given[n].values)) for n in self.sources if n in given]
         if not found:
             return x
-        read = self.gate(attention(x if self.post else self.norm(x), found, step))
+        read = self.gate(attention(x if self.post else self.norm(x), found, step, allowed=allowed))
         after = self.norm(x + read) if self.post else x + read
         if self.feed_forward is not None:
             after = self.feed_forward(after)

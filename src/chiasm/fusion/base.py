@@ -100,6 +100,11 @@ class Fusion(nn.Module):
         """Which of `inputs` enter the backbone's sequence, so that the prompt needs placeholders for them."""
         return ()
 
+    @classmethod
+    def marks(cls, options: Any, inputs: Sequence[str]) -> tuple[str, ...]:
+        """Of which of `inputs` the text must tell where each item stands, by a marker token."""
+        return ()
+
     def place(self, streams: Streams) -> Streams:
         """Normalise, add positions, show what is absent; masked values become 0, so that garbage there cannot reach anything."""
         placed = {}
@@ -161,10 +166,28 @@ class LayerOptions(Options):
     """Dropout on attention weights."""
 
 
+class SeeingOptions(LayerOptions):
+    """Keys of the fusions whose text reads streams between layers."""
+
+    see: Literal["all", "last"] = "all"
+    """Which pictures (or clips) a text token reads where several stand among the text: all of the row's, or only those of the last place
+    before it, as Flamingo does. last: each has a marker token in the text, where the prompt places it."""
+
+
 class LayerFusion(Fusion):
     """Base of the strategies that act between layers: ahead of layers 0, every, 2 * every, ..."""
 
     Options = LayerOptions
+
+    @classmethod
+    def marks(cls, options: Any, inputs: Sequence[str]) -> tuple[str, ...]:
+        if getattr(options, "see", "all") == "all":
+            return ()
+        return tuple(inputs if options.inputs is None else options.inputs)
+
+    def seen(self, name: str, streams: Streams, step: Step) -> Tensor | None:
+        """[R, T, L] what each text token may read of an input; None: all of it."""
+        return step.before(name, streams[name]) if getattr(self.options, "see", "all") == "last" and name in streams else None
 
     @property
     def layers(self) -> Sequence[int]:

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from chiasm.fusion.attention import Reader
-from chiasm.fusion.base import BackboneShape, LayerFusion, LayerOptions, StreamShape
+from chiasm.fusion.base import BackboneShape, LayerFusion, SeeingOptions, StreamShape
 from chiasm.types import RecipeError, Step, Streams, Tokens
 
 
@@ -23,7 +23,7 @@ class CrossAttention(LayerFusion):
 
     paper = "Vaswani et al., 2017; VisionEncoderDecoder"
 
-    class Options(LayerOptions):
+    class Options(SeeingOptions):
         start: Literal["matching", "random"] = "matching"
         """matching: W_Q = W_K at the start, so that it begins by matching similar things."""
         weights: Literal["own", "backbone"] = "own"
@@ -37,6 +37,8 @@ class CrossAttention(LayerFusion):
         super().__init__(options, backbone, streams)
         if options.weights == "backbone" and not backbone.has_cross_attention:
             raise RecipeError("fusion.weights: the backbone has no cross-attention of its own (an encoder has none); use weights: own")
+        if options.weights == "backbone" and options.see == "last":
+            raise RecipeError("fusion.see: the backbone's own cross-attention reads everything at every token; use weights: own")
         self.order_free = options.weights == "backbone"  # else the streams are read one after the other
         self.reads = nn.ModuleList(
             nn.ModuleDict({name: Reader(backbone.width, self.attention(options.start), [name]) for name in self.inputs})
@@ -50,8 +52,8 @@ class CrossAttention(LayerFusion):
     def between(self, layer: int, text: Tokens, streams: Streams, step: Step) -> tuple[Tokens, Streams]:
         values = text.values
         readers: Any = self.reads[self.at(layer)]
-        for reader in readers.values():
-            values = reader(values, streams, step)
+        for name, reader in readers.items():
+            values = reader(values, streams, step, allowed=self.seen(name, streams, step))
         return replace(text, values=values), streams
 
     def memory(self, streams: Streams, step: Step) -> Tokens | None:

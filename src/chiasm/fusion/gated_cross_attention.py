@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from chiasm.fusion.attention import Reader
-from chiasm.fusion.base import BackboneShape, LayerFusion, LayerOptions, StreamShape
+from chiasm.fusion.base import BackboneShape, LayerFusion, SeeingOptions, StreamShape
 from chiasm.types import Step, Streams, Tokens
 
 
@@ -22,7 +22,7 @@ class GatedCrossAttention(LayerFusion):
     paper = "Flamingo, Alayrac et al., 2022"
     order_free = False  # the streams are read one after the other
 
-    class Options(LayerOptions):
+    class Options(SeeingOptions):
         feed_forward: int = 4
         """Width of the gated feed-forward, in multiples of the backbone's width; 0: none."""
 
@@ -36,8 +36,8 @@ class GatedCrossAttention(LayerFusion):
     def between(self, layer: int, text: Tokens, streams: Streams, step: Step) -> tuple[Tokens, Streams]:
         values = text.values
         readers: Any = self.blocks[self.at(layer)]
-        for reader in readers.values():
-            values = reader(values, streams, step)
+        for name, reader in readers.items():
+            values = reader(values, streams, step, allowed=self.seen(name, streams, step))
         return replace(text, values=values), streams
 
     def gates(self) -> list[Tensor]:

@@ -62,6 +62,13 @@ class Hybrid(Fusion):
         found = (name for kind, part in map(parse, options.parts) for name in kind.scatters(part, inputs))
         return tuple(dict.fromkeys(found))
 
+    @classmethod
+    def marks(cls, options: Any, inputs: Sequence[str]) -> tuple[str, ...]:
+        found = dict.fromkeys(name for kind, part in map(parse, options.parts) for name in kind.marks(part, inputs))
+        for name in (name for name in cls.scatters(options, inputs) if name in found):
+            raise RecipeError(f"fusion.parts: '{name}' enters the text, so its places cannot be marked too; use see: all, or inputs: [...]")
+        return tuple(found)
+
     def place(self, streams: Streams) -> Streams:
         """Each part places its own inputs; they are kept apart as `part/input`, since two parts may read one input."""
         return {f"{i}/{name}": tokens for i, part in enumerate(self.parts) for name, tokens in part.place(streams).items()}

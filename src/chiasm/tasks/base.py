@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from chiasm.components import did_you_mean
 from chiasm.tasks.template import Template, as_text, is_missing
-from chiasm.types import BadInput, Batch, Occasion, Prediction, RecipeError, Sample, Streams
+from chiasm.types import BadInput, Batch, Prediction, RecipeError, Sample, Streams
 
 
 class Options(BaseModel):

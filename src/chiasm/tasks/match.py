@@ -53,7 +53,7 @@ class Match(Task):
         super().__init__(name, options, inputs)
         streams = [side for side in options.between if inputs.get(side, "text") != "text"]
         if len(streams) != 1:
-            near = did_you_mean(options.between[0], [n for n, modality in inputs.items() if modality != "text"])
+            near = did_you_mean(options.between[0], [n for n, kind in inputs.items() if kind != "text"])
             raise RecipeError(
                 f"tasks.{name}.between: one side is an input with an encoder, the other a text column, as [image, caption]{near}"
             )

@@ -166,6 +166,13 @@ def records_of(sample: Sample, column: str) -> Sequence[Mapping[str, Any]]:
     return value
 
 
+def spoken(records: Any) -> Iterator[str]:
+    """Every text that a list of records holds, whatever it is under; nothing of what is no list of records."""
+    for record in records if isinstance(records, list | tuple) else ():
+        if isinstance(record, Mapping):
+            yield from (as_text(value) for value in record.values() if isinstance(value, str | int | float))
+
+
 def holds(records: Sequence[Mapping[str, Any]], name: str) -> bool:
     """Whether some record has the input itself."""
     return any(not is_missing(record.get(name)) for record in records)

@@ -183,7 +183,7 @@ def finish(job: Job) -> None:
             job.warn(f"WARNING: the best checkpoint {path} is damaged ({reason}); the last weights are kept instead")
         else:
             checkpoint.load_weights(path, model)
-    model.balance = None  # its heads are for training only
+    model.balance = model.loss_weights = None  # they are for training only
     model.eval()
     target, aside = job.folder / "model", job.folder / ".saving-model"
     shutil.rmtree(aside, ignore_errors=True)

@@ -89,7 +89,15 @@ def train_stage(job: Job, stage: StageSpec) -> None:
         count = sum(p.numel() for p in balance.parameters())
         job.display.line(f"balance: {count:,} parameters in heads for each input alone; they are not part of the finished model")
     stepper = Stepper(
-        model, tasks, weights, job.optimizer, precision=job.precision, seed=settings.seed, clip=settings.clip, balance=balance
+        model,
+        tasks,
+        weights,
+        job.optimizer,
+        precision=job.precision,
+        seed=settings.seed,
+        clip=settings.clip,
+        balance=balance,
+        learned=getattr(model, "loss_weights", None),
     )
 
     # ---- epochs
@@ -152,7 +160,7 @@ def _epoch(
 def _record(job: Job, stage: StageSpec, result: StepResult, rate: float, done: float) -> None:
     """Log one step as it was; stop after too many that were not finite."""
     state = job.state
-    noted = {key: value for key in ("skipped", "shortened") if (value := getattr(result, key))}
+    noted = {key: value for key in ("skipped", "shortened", "loss_weights") if (value := getattr(result, key))}
     facts = {"loss": result.loss, "losses": result.losses, "learning_rate": rate, "grad_norm": result.grad_norm, "rows": result.rows}
     job.log.write(step=state.step, stage=stage.name, epoch=state.epoch, **facts, seconds=round(state.seconds, 3), **noted)
     job.display.step(step=state.step, loss=result.loss, rows=result.rows, done=done)

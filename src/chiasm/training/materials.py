@@ -5,16 +5,19 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from chiasm import components
-from chiasm.assemble import build, make_tasks
+from chiasm.assemble import build
 from chiasm.data.opening import check_groups, open_source, split_names
 from chiasm.data.randomness import some_of
 from chiasm.data.split import Split
 from chiasm.recipe import Recipe
-from chiasm.tasks.template import as_text
+from chiasm.task_list import make_tasks
+from chiasm.tasks.template import as_text, spoken
 from chiasm.training.balance import Balance
+from chiasm.training.loss_weights import LossWeights
 from chiasm.types import BadInput, RecipeError, Sample
 
 LEARN_ROWS = 100_000  # at most so many training rows, evenly spaced, teach tables, labels and scales
@@ -46,6 +49,8 @@ def assemble(recipe: Recipe) -> Materials:
     model, processor = build(recipe, samples, _texts(tasks, trained.values()))
     if recipe.train.balance is not None:
         model.balance = Balance(recipe.train.balance, model, model.tasks, model.get_input_embeddings().weight.shape[1])
+    if recipe.train.loss_weights == "learned":
+        model.loss_weights = LossWeights(model.tasks)
     splits = {name: _split(recipe, source, processor.modalities, tasks) for name, source in sources.items()}
     notes = dict.fromkeys(note for source in sources.values() for note in source.notes)
     if unknown := unknown_words(processor.tokenizer, _texts(tasks, trained.values())):
@@ -86,6 +91,10 @@ def check_columns(recipe: Recipe, sources: Mapping[str, Any]) -> None:
             for target in tasks[name].targets:
                 if target not in known and target not in recipe.inputs:
                     raise RecipeError(f"tasks.{name}: {stage.data} has no column '{target}'{components.did_you_mean(target, known)}")
+            for listed in tasks[name].lists:
+                if listed not in known:
+                    near = components.did_you_mean(listed, known)
+                    raise RecipeError(f"tasks.{name}.repeat: {stage.data} has no column '{listed}'{near}")
             for read in tasks[name].reads:
                 options = recipe.inputs[read].options
                 several = [column for key in ("columns", "numbers", "categories") for column in options.get(key, ())]
@@ -118,7 +127,16 @@ def _split(recipe: Recipe, source: Any, modalities: Mapping[str, Any], tasks: Se
     text = components.find("modality", "text")
     inputs = {name: text(text.Options(**spec.options)) for name, spec in recipe.inputs.items() if spec.modality == "text"}
     columns = dict.fromkeys(column for task in tasks for column in task.columns)
-    return Split(source, modalities, text_inputs=inputs, text_columns=columns)
+    of_media = {name: spec.options.get("column", name) for name, spec in recipe.inputs.items() if spec.modality != "text"}
+    gather = partial(_gathered, tasks, of_media) if any(task.lists for task in tasks) else None
+    return Split(source, modalities, text_inputs=inputs, text_columns=columns, gather=gather)
+
+
+def _gathered(tasks: Sequence[Any], columns: Mapping[str, str], sample: Sample) -> Sample:
+    """The row with the pictures and clips that its lists of records hold under their inputs' columns."""
+    for task in tasks:
+        sample = task.gathered(sample, columns)
+    return sample
 
 
 def _learns(recipe: Recipe) -> bool:
@@ -130,6 +148,7 @@ def _learns(recipe: Recipe) -> bool:
 def _texts(tasks: Sequence[Any], splits: Iterable[Split]) -> Iterator[str]:
     """Everything a fresh tokenizer must be able to read and write."""
     columns = list(dict.fromkeys(column for task in tasks for column in task.columns))
+    lists = list(dict.fromkeys(column for task in tasks for column in task.lists))
     for task in tasks:
         yield from task.words
     for split in splits:
@@ -137,3 +156,5 @@ def _texts(tasks: Sequence[Any], splits: Iterable[Split]) -> Iterator[str]:
             for column in (*split.text_inputs, *columns):
                 if isinstance(value := sample.parts.get(column), str | int | float):
                     yield as_text(value)
+            for column in lists:
+                yield from spoken(sample.parts.get(column))

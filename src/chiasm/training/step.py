@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from chiasm.training.balance import Alone, Balance
+from chiasm.training.loss_weights import LossWeights
 from chiasm.training.precision import Precision
 from chiasm.types import Batch, StepBatches
 
@@ -30,6 +31,7 @@ class StepResult:
     ids: list[str] = field(default_factory=list)  # samples of the batches where a non-finite value was first seen
     unlabelled: int = 0  # batches in which nothing was to be predicted
     shortened: dict[str, float] = field(default_factory=dict)  # input -> what its own step was multiplied by, where less than 1
+    loss_weights: dict[str, float] = field(default_factory=dict)  # task -> what its loss counted in this step, where that is learned
 
 
 class Stepper:
@@ -46,8 +48,9 @@ class Stepper:
         seed: int,
         clip: float | None,
         balance: Balance | None = None,
+        learned: LossWeights | None = None,
     ):
-        self.model, self.tasks, self.optimizer, self.balance = model, tasks, optimizer, balance
+        self.model, self.tasks, self.optimizer, self.balance, self.learned = model, tasks, optimizer, balance, learned
         self.weights = {**weights, **(balance.weights(weights) if balance is not None else {})}
         self.precision, self.seed, self.clip = precision, seed, clip
         self.device = next(model.parameters()).device
@@ -63,13 +66,19 @@ class Stepper:
             return StepResult(0.0, {}, 0.0, rows, skipped="empty", unlabelled=unlabelled)
         kept = [b.clone() for b in self.statistics]
         sums = [part for k, m in enumerate(micro) for part in self._backward(m, totals, step, k)]
+        labelled = [task for task, total in totals.items() if total]
+        factors = {} if self.learned is None else {task: float(self.learned.factor(task).detach()) for task in labelled}
+        penalty = 0.0
+        if self.learned is not None:
+            (summed := self.learned.penalty(labelled)).backward()
+            penalty = float(summed.detach())
         norm = nn.utils.clip_grad_norm_(self.trainable, math.inf if self.clip is None else self.clip)
         *values, grad_norm = torch.stack([*(part.total.float() for part in sums), norm.float().to(self.device)]).tolist()
         losses: dict[str, float] = {}
         for part, value in zip(sums, values, strict=True):
             losses[part.name] = losses.get(part.name, 0.0) + value / totals[part.batch.task]
-        loss = sum(self.weights[name] * value for name, value in losses.items())
-        result = StepResult(loss, losses, grad_norm, rows, unlabelled=unlabelled)
+        loss = penalty + sum(self.weights[name] * factors.get(name, 1.0) * value for name, value in losses.items())
+        result = StepResult(loss, losses, grad_norm, rows, unlabelled=unlabelled, loss_weights=factors)
         if math.isfinite(loss) and math.isfinite(grad_norm):
             for group in self.optimizer.param_groups:
                 group["lr"] = learning_rate
@@ -98,6 +107,10 @@ class Stepper:
                 if self.balance is not None:
                     sums += [_Part(batch, one.name, one.loss, one) for one in self.balance.losses(self.model, task, batch, streams)]
         scaled = [part.total * (self.weights[part.name] / totals[part.batch.task]) for part in sums]
+        if self.learned is not None:
+            scaled = [
+                loss if part.alone is not None else loss * self.learned.factor(part.name) for loss, part in zip(scaled, sums, strict=True)
+            ]
         whole = torch.stack(scaled).sum()
         if whole.requires_grad:  # not where only an input's connector trains and no row has that input
             whole.backward()

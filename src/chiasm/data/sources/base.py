@@ -37,6 +37,10 @@ class Source:
         """(length of the text, number of the picture) of every row, where the source knows them without reading; else None."""
         return None
 
+    def rounds(self) -> Sequence[int] | None:
+        """For the how many-th time (from 0) each row's record is read, where some are read several times; else None."""
+        return None
+
     def column(self, name: str) -> list[Any]:
         """One raw value per record, None where it is absent or the record is broken."""
         return [self._part(index, name) for index in range(len(self))]
