@@ -249,6 +249,7 @@ class Prediction:
     target: Any = None  # None where the sample has none
     score: float | None = None  # how sure: probability of the output where the task has one
     probabilities: dict[str, float] | None = None  # label -> probability, for classify
+    surprise: tuple[float, int] | None = None  # -log likelihood (nats) of a text's tokens and how many these are, where a metric asks
     groups: dict[str, str] = field(default_factory=dict)  # e.g. {"kind": "colour"}
     sample: str = ""  # the row's id, where a task has several predictions of one row and `id` tells them apart
 

@@ -31,7 +31,8 @@ def _prediction(name: str, i: int, draw: random.Random, perfect: bool) -> Predic
     output = target if perfect or draw.random() < 0.6 else draw.choice(TEXTS)
     sure = 1.0 if perfect else draw.uniform(0.4, 0.9)
     probabilities = {text: sure if text == output else (1 - sure) / 2 for text in TEXTS}
-    return Prediction(f"r{i}", "t", output, target, score=sure, probabilities=probabilities)
+    surprise = (0.0 if perfect else draw.uniform(1.0, 9.0), draw.randrange(1, 6))
+    return Prediction(f"r{i}", "t", output, target, score=sure, probabilities=probabilities, surprise=surprise)
 
 
 @pytest.mark.parametrize("name", names("metric"))

@@ -27,6 +27,7 @@ TASKS = {
         "target": "{answer}",
         "generation": {"num_beams": 2, "max_new_tokens": 3},
     },
+    "judged": {"type": "generate", "prompt": "{question}", "target": "{answer}", "metrics": ["exact_match", "perplexity"]},
     "classify": {"type": "classify", "target": "answer", "dropout": 0.0},
     "balanced": {"type": "classify", "target": "answer", "dropout": 0.0, "class_weights": {"no": 3.0}},
     "multi_label": {"type": "classify", "target": "tags", "multi_label": True, "dropout": 0.0},
@@ -161,6 +162,21 @@ def test_one_prediction_per_row_in_order(name):
             assert all(0 <= p <= 1 for p in a.probabilities.values())
     alone = [task.predict(model, *batch_of(name, [s]))[0] for s in given]
     assert all(outputs_alike(a.output, b.output) for a, b in zip(own, alone, strict=True))
+
+
+@pytest.mark.parametrize("name", ["judged"])
+def test_surprise_adds_up_to_the_loss_and_where_nothing_else_is_asked_nothing_is_written(name):
+    model, _ = model_of_all()
+    batch, streams = batch_of(name, samples())
+    with torch.no_grad():
+        total = float(model.tasks[name].loss(model, batch, streams).total)
+    found = model.tasks[name].predict(model, batch, streams)
+    assert sum(p.surprise[0] for p in found) == pytest.approx(total, rel=1e-4)
+    assert sum(p.surprise[1] for p in found) == batch.targets["weight"] and all(isinstance(p.output, str) for p in found)
+    only = copy.copy(model.tasks[name])
+    only.options = only.options.model_copy(update={"metrics": ("perplexity",)})
+    silent = only.predict(model, batch, streams)
+    assert [p.surprise for p in silent] == [p.surprise for p in found] and {p.output for p in silent} == {None}
 
 
 def outputs_alike(a, b):

@@ -1,5 +1,7 @@
 """Exact match, token F1 and BLEU, against figures worked out by hand and sacrebleu's own."""
 
+import math
+
 import pytest
 import sacrebleu
 
@@ -46,3 +48,13 @@ def test_bleu_with_several_references():
     ours = value("bleu", rows(*[(o, [t, s]) for (o, t), s in zip(CAPTIONS, second, strict=True)]))
     theirs = sacrebleu.corpus_bleu([c[0] for c in CAPTIONS], [[c[1] for c in CAPTIONS], second], lowercase=True).score
     assert ours * 100 == pytest.approx(theirs, abs=1e-9)
+
+
+def test_perplexity_is_that_of_all_tokens_together():
+    rows = [
+        Prediction("a", "t", None, "x", surprise=(math.log(4.0) * 3, 3)),
+        Prediction("b", "t", None, "y", surprise=(0.0, 1)),
+        Prediction("c", "t", "z"),
+    ]
+    assert value("perplexity", rows) == pytest.approx(4 ** (3 / 4))
+    assert find("metric", "perplexity")().compute(rows[2:]) == {}

@@ -183,7 +183,7 @@ class _Run:
             said = answers.references.setdefault(baseline.name, [])
             for p in predictions:
                 blind = baseline.answer(rows[p.row].sample.parts)
-                said.append(dataclasses.replace(p, output=blind, score=None, probabilities=None))
+                said.append(dataclasses.replace(p, output=blind, score=None, probabilities=None, surprise=None))
         return predictions
 
     def _is_new_pair(self, name: str, prediction: Prediction) -> bool:

@@ -91,13 +91,31 @@ class Generate(PromptedTask):
 
     @torch.no_grad()
     def predict(self, model: Any, batch: Batch, streams: Streams) -> list[Prediction]:
+        targets = batch.targets["texts"]
+        asked = "perplexity" in self.options.metrics
+        surprises = self.surprises(model, batch, streams) if asked else [None] * len(batch)
+        only_judged = self.options.metrics == ("perplexity",) and None not in targets
+        texts = [None] * len(batch) if only_judged else self.written(model, batch, streams)
+        rows = zip(batch.ids, texts, targets, surprises, strict=True)
+        return [Prediction(i, self.name, text, target, surprise=surprise) for i, text, target, surprise in rows]
+
+    def written(self, model: Any, batch: Batch, streams: Streams) -> list[str]:
+        """What the model writes behind each row's prompt."""
         inputs = prompts_alone(batch, model.config.pad_token_id)
-        written = 1 if model.config.is_encoder_decoder else inputs["input_ids"].shape[1]  # tokens that `generate` gives back first
+        begun = 1 if model.config.is_encoder_decoder else inputs["input_ids"].shape[1]  # tokens that `generate` gives back first
         settings = {"max_new_tokens": 32, "do_sample": False, **self.options.generation}
-        settings["max_new_tokens"] = max(1, min(settings["max_new_tokens"], model.model.max_length - written))
-        new = model.generate(**inputs, streams=self.given(streams), **settings)[:, written:]
-        texts = model.processor.decode_texts(new)
-        return [Prediction(i, self.name, text, target) for i, text, target in zip(batch.ids, texts, batch.targets["texts"], strict=True)]
+        settings["max_new_tokens"] = max(1, min(settings["max_new_tokens"], model.model.max_length - begun))
+        new = model.generate(**inputs, streams=self.given(streams), **settings)[:, begun:]
+        return model.processor.decode_texts(new)
+
+    def surprises(self, model: Any, batch: Batch, streams: Streams) -> list[tuple[float, int] | None]:
+        """(-log likelihood, tokens) of each row's target, every token given the true ones before it; None where a row has none."""
+        logits, labels = self.labelled(model, batch, streams)
+        each = functional.cross_entropy(logits.float(), labels, reduction="none")
+        chosen = batch.targets["labels"][:, 1:] != -100
+        rows = chosen.nonzero()[:, 0]
+        sums = torch.zeros(len(chosen), device=each.device).index_add_(0, rows, each).tolist()
+        return [(value, count) if count else None for value, count in zip(sums, chosen.sum(1).tolist(), strict=True)]
 
 
 def prompts_alone(batch: Batch, pad_id: int) -> dict[str, Tensor]:
