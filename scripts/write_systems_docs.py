@@ -64,7 +64,7 @@ def render(runs: Path) -> str:
 
 
 def rows(name: str, description: str, acts: dict[str, str], folder: Path) -> list[str]:
-    """A line for each task of one system."""
+    """A line for each task of one system's last stage."""
     if not (folder / "metrics.json").exists():
         raise ChiasmError(f"{folder} has no metrics; train it with chiasm train {name}:tiny --output {folder}, or give --train")
     recipe = chiasm.load_recipe(folder / "recipe.yaml")
@@ -73,7 +73,7 @@ def rows(name: str, description: str, acts: dict[str, str], folder: Path) -> lis
     found = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))["test"]
     scores = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["test"]
     lines = []
-    for task in recipe.tasks:
+    for task in recipe.stages[-1].tasks or recipe.tasks:
         key = next((key for key in scores if key.startswith(f"{task}.")), None)
         if key is None:
             continue
