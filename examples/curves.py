@@ -1,7 +1,7 @@
 """Curves over three seeds, from small forms of recipes: what pre-training does for few labels, and joint training for each of its tasks.
 
     python examples/curves.py labels RUNS      recipes/few_label.yaml: 1, 5, 25 and 100 % of the labels, pre-trained or not
-    python examples/curves.py joint RUNS       recipes/llm_joint.yaml: plain text alone, questions alone, both at fixed and at learned weights
+    python examples/curves.py joint RUNS       recipes/llm_joint.yaml: plain text, questions, or both, at fixed and at learned weights
 
 Every point is a run in RUNS, and one that is there already is not trained again. Prints a table: the mean over seeds and its 95 % interval
 (Student's t, which with three seeds is wide).

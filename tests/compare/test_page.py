@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import re
-from html.parser import HTMLParser
 
 import pytest
 
@@ -13,41 +12,7 @@ from chiasm.compare.page import render, write_page
 from chiasm.compare.summary import summarise
 from chiasm.compare.table import lines
 from chiasm.compare.verdict import verdict
-
-VOID = {"meta", "img", "br", "link", "input"}
-
-
-class Checker(HTMLParser):
-    """Collects addresses, anchors and visible text; fails on tags that do not nest."""
-
-    def __init__(self):
-        super().__init__()
-        self.open, self.addresses, self.ids, self.tags, self.text = [], [], set(), set(), []
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.add(tag)
-        found = dict(attrs)
-        self.addresses += [found[a] for a in ("src", "href", "xlink:href") if a in found]
-        self.ids |= {found["id"]} if "id" in found else set()
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.tags.add(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if self.open and self.open[-1] not in ("style", "title"):
-            self.text.append(data)
-
-
-def read(page):
-    checker = Checker()
-    checker.feed(page)
-    assert not checker.open
-    return checker, " ".join("".join(checker.text).split())
+from html_page import read
 
 
 @pytest.fixture(scope="module")

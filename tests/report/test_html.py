@@ -3,52 +3,22 @@
 import base64
 import json
 import re
-from html.parser import HTMLParser
 
 import pytest
 
 from chiasm.report.html import duration, write_report
 from chiasm.types import ChiasmError
-
-VOID = {"meta", "img", "br", "line", "circle", "polyline", "link", "input"}
-
-
-class Checker(HTMLParser):
-    """Collects addresses, anchors and visible text; fails on tags that do not nest."""
-
-    def __init__(self):
-        super().__init__()
-        self.open, self.addresses, self.ids, self.tags, self.text = [], [], set(), set(), []
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.add(tag)
-        found = dict(attrs)
-        self.addresses += [found[a] for a in ("src", "href", "xlink:href") if a in found]
-        self.ids |= {found["id"]} if "id" in found else set()
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.tags.add(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if self.open and self.open[-1] not in ("style", "title"):
-            self.text.append(data)
+from html_page import read
 
 
-def read(path):
+def opened(path):
+    """(the page's text as written, what it is made of, what is seen)."""
     page = path.read_text(encoding="utf-8")
-    checker = Checker()
-    checker.feed(page)
-    assert not checker.open
-    return page, checker, " ".join(" ".join(checker.text).split())
+    return page, *read(page, between=" ")
 
 
 def test_everything_is_on_the_page(run_folder, shown):
-    _, checker, text = read(write_report(run_folder, **shown))
+    _, checker, text = opened(write_report(run_folder, **shown))
     for part in (
         "demo", "1.04 M, all trained", "3,997", "4 min 00 s", "cross_attention",
         "0.947", "[0.938, 0.955]", "-0.757 [-0.777, -0.737]", "question only", "test_new_pairs",
@@ -62,7 +32,7 @@ def test_everything_is_on_the_page(run_folder, shown):
 
 
 def test_nothing_comes_from_outside_and_no_script_runs(run_folder, shown):
-    page, checker, _ = read(write_report(run_folder, **shown))
+    page, checker, _ = opened(write_report(run_folder, **shown))
     assert all(a.startswith(("data:", "#")) for a in checker.addresses)
     assert {a[1:] for a in checker.addresses if a.startswith("#")} <= checker.ids
     assert not re.search(r"<script|@import|url\(|<link", page)
@@ -78,14 +48,14 @@ def test_texts_are_escaped(run_folder):
     log = [{"step": s, "stage": evil + str(s), "loss": 1.0, "losses": {evil: 1.0, "b": 2.0}} for s in (1, 2)]
     (run_folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log))
     samples = [{"rows": [(evil, evil, evil, False)], "caption": evil, "predicted_caption": evil, "title": evil}]
-    page, _, text = read(write_report(run_folder, samples=samples, commands=[(evil, evil)], facts={evil: evil}))
+    page, _, text = opened(write_report(run_folder, samples=samples, commands=[(evil, evil)], facts={evil: evil}))
     assert "<script>" not in page
     assert text.count(evil) >= 8
 
 
 def test_a_run_that_was_only_begun(tmp_path):
     (tmp_path / "recipe.yaml").write_text("tasks: {answer: {type: generate}}\n")
-    _, _, text = read(write_report(tmp_path))
+    _, _, text = opened(write_report(tmp_path))
     assert "chiasm train" in text
     assert "Scores" not in text
 
@@ -96,7 +66,7 @@ def test_unfinished_lines_and_nan_do_not_stop_it(run_folder):
     metrics = json.loads((run_folder / "metrics.json").read_text())
     metrics["test"]["answer.exact_match"] = None
     (run_folder / "metrics.json").write_text(json.dumps(metrics))
-    page, _, text = read(write_report(run_folder))
+    page, _, text = opened(write_report(run_folder))
     assert not re.search(r"\bnan\b", page, re.IGNORECASE)
     assert "as it is –" in text
 
