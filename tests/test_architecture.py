@@ -27,7 +27,7 @@ LAYERS = [
     ["connectors", "backbones", "fusion"],
     ["metrics"],
     ["tasks"],
-    ["config", "processing", "framing", "outputs", "adapters", "decoding", "composite", "generation", "model", "assemble"],
+    ["config", "processing", "framing", "outputs", "adapters", "decoding", "composite", "generation", "model", "preprocessing", "assemble"],
     ["evaluation"],
     ["training"],
     ["report"],

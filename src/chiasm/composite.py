@@ -50,7 +50,7 @@ class ChiasmPreTrainedModel(PreTrainedModel):
     config: ChiasmConfig
     config_class = ChiasmConfig
     base_model_prefix = "model"
-    input_modalities = ["image", "audio", "text"]
+    input_modalities = ["image", "audio", "video", "text"]
     _supports_sdpa = True
     _supports_attention_backend = True
     supports_gradient_checkpointing = True
@@ -159,6 +159,10 @@ class ChiasmModel(DecodingPass, ChiasmPreTrainedModel):
         """Tokens of the first audio input, one tensor [L, W] per clip in `pooler_output`."""
         heard = input_values_mask if input_values_mask is not None else torch.ones_like(input_values, dtype=torch.bool)
         return self._features("audio", input_values=input_values, input_values_mask=heard)
+
+    def get_video_features(self, pixel_values_videos: Tensor, video_mask: Tensor | None = None, **kwargs: Any) -> ModelOutput:
+        """Tokens of the first video input, one tensor [L, W] per clip in `pooler_output`."""
+        return self._features("video", pixel_values_videos=pixel_values_videos, video_mask=video_mask, **kwargs)
 
     def _features(self, modality: str, **tensors: Any) -> ModelOutput:
         name = next((n for n, spec in self.config.inputs.items() if spec["modality"] == modality), None)
