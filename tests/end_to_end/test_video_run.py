@@ -118,7 +118,8 @@ def videomae(folder: Path) -> Path:
 def samples() -> list[Sample]:
     draw = np.random.default_rng(0)
     return [
-        Sample(f"{i}", {"video": draw.integers(0, 255, (6, 20, 24, 3), np.uint8), "question": QUESTION, "answer": "left"}) for i in range(2)
+        Sample(f"{i}", {"video": draw.integers(0, 255, (6, 20, 24, 3), np.uint8), "question": QUESTION, "answer": ["left", "right"][i]})
+        for i in range(2)
     ]
 
 

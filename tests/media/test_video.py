@@ -107,8 +107,11 @@ def test_v5_half_of_it_is_missing(codec, format):
 def test_v5_a_few_missing_frames_are_noted():
     """Of 100 seconds the last few are gone; the header tells."""
     data = clip(100, codec="libvpx", format="webm", rate=1, g="10")
-    film, notes = opened(data[: int(0.97 * len(data))], frames=4)
-    assert notes == ("breaks off",) and film.times[-1] < 90
+    with av.open(io.BytesIO(data)) as container:
+        places = [packet.pos for packet in container.demux(video=0) if packet.size]
+    film, notes = opened(data[: places[-4]], frames=4)
+    assert notes == ("breaks off",) and film.times.tolist() == [12.0, 36.0, 60.0, 84.0]
+    assert reason(data[: places[80]], frames=4) == "truncated"
 
 
 @pytest.mark.parametrize(("codec", "format"), [("libx264", "mp4"), ("mpeg4", "mp4"), ("libvpx", "webm")])
@@ -141,7 +144,7 @@ def test_v8_frames_are_taken_by_time():
         assert notes == () and which(film) == [2, 6, 10, 14, 18]
     ticks = [0, 10, 20, 30, 5000, 5010, 9000, 9500]
     film, _ = opened(clip(8, ticks=ticks), frames=4)
-    assert which(film, 8) == [3, 3, 5, 6] and film.times.tolist() == pytest.approx([0.03, 0.03, 5.01, 9.0], abs=0.002)
+    assert which(film, 8) == [3, 3, 5, 5] and film.times.tolist() == pytest.approx([0.03, 0.03, 5.01, 5.01], abs=0.002)
 
 
 def test_v8_a_clip_without_a_rate():
