@@ -40,6 +40,7 @@ LAYERS = [
         "model",
         "mask_head",
         "task_list",
+        "preprocessing",
         "assemble",
     ],
     ["evaluation"],

@@ -8,11 +8,9 @@ from typing import Any
 
 import torch
 from pydantic import ValidationError
-from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoFeatureExtractor,
-    AutoImageProcessor,
     AutoModel,
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
@@ -27,7 +25,8 @@ from chiasm.framing import decoding_tokens, text_layout, tie_special_tokens
 from chiasm.fusion.hybrid import parse as parse_fusion
 from chiasm.mask_head import take_mask_heads
 from chiasm.media.tokenizer import learn_tokenizer
-from chiasm.model import ChiasmForConditionalGeneration, without_bars
+from chiasm.model import ChiasmForConditionalGeneration
+from chiasm.preprocessing import encoder_config, from_checkpoint, wanted_options
 from chiasm.processing import ChiasmProcessor, build_modalities, placeholder
 from chiasm.recipe import BackboneSpec, EncoderSpec, LoraTrain, Recipe, TokenizerSpec
 from chiasm.recipe_check import backbone_kind
@@ -96,37 +95,12 @@ def declare_inputs(recipe: Recipe, samples: Sequence[Sample]) -> dict[str, Any]:
             inputs[name] = {"modality": "text", "options": dict(spec.options), "place": len(inputs)}
             continue
         kind = components.find("modality", spec.modality)
-        wanted = pretrained_preprocessing(recipe.encoder_for(name), spec.modality, f"encoders.{name}")
+        wanted = wanted_options(recipe.encoder_for(name), spec.modality, f"encoders.{name}")
         modality = kind(kind.Options(**{**{k: v for k, v in wanted.items() if k in kind.Options.model_fields}, **spec.options}))
         modality.fit([modality.raw(sample.parts, name) for sample in samples])
         options = modality.options.model_dump(mode="json")
         inputs[name] = {"modality": spec.modality, "options": options, "state": modality.state(), "place": len(inputs)}
     return inputs
-
-
-def pretrained_preprocessing(spec: EncoderSpec | None, modality: str, part: str) -> dict[str, Any]:
-    """Picture size, mean and std, sampling rate, or tokenizer, that a pretrained encoder was trained with; the longest text of any."""
-    if modality == "tokens" and spec is not None and (spec.model or spec.arch):
-        kind = components.find("encoder", spec.type or modality)
-        return {"tokenizer": spec.model, **kind.modality_options(encoder_config(spec, kind))}
-    if spec is None or spec.model is None:
-        return {}
-    if modality == "image":
-        settings = from_checkpoint(AutoImageProcessor, spec.model, part, use_fast=False).to_dict()
-        size = settings.get("crop_size") or settings.get("size") or {}
-        side = [size["height"], size["width"]] if "height" in size else size.get("shortest_edge")
-        found = {
-            "size": side,
-            "mean": settings.get("image_mean"),
-            "std": settings.get("image_std"),
-            "resize": "crop" if settings.get("do_center_crop") else "squash",
-        }
-        if settings.get("do_normalize") is False:
-            found |= {"mean": [0.0] * 3, "std": [1.0] * 3}
-        return {key: value for key, value in found.items() if value is not None}
-    if modality == "audio":
-        return {"sampling_rate": from_checkpoint(AutoFeatureExtractor, spec.model, part).sampling_rate}
-    return {}
 
 
 # ---- backbone and tokenizer
@@ -207,28 +181,13 @@ def lora_entry(train: Any) -> dict[str, Any]:
     return {"lora": train.lora.model_dump()} if isinstance(train, LoraTrain) else {}
 
 
-def encoder_config(spec: EncoderSpec, kind: Any, modality: Any = None) -> PreTrainedConfig:
-    """The transformers config of an encoder; a fresh one takes the input's picture size, or its tokenizer's vocabulary."""
-    if spec.model:
-        return from_checkpoint(AutoConfig, spec.model, "encoders")
-    assert spec.arch is not None
-    given = {k: v for k, v in spec.options.items() if k not in kind.Options.model_fields}
-    if (entries := getattr(modality, "vocab_size", None)) is not None:
-        given = {"vocab_size": entries, "pad_token_id": modality.pad_id, **given}
-    size = getattr(getattr(modality, "options", None), "size", None)
-    config = AutoConfig.for_model(spec.arch, **given)
-    if hasattr(config, "image_size") and "image_size" not in given and isinstance(size, int):
-        config.image_size = size
-    return config
-
-
 def token_count(model: ChiasmForConditionalGeneration, name: str) -> int:
     """How many sequence places one item of an input takes."""
     count = model.model.shapes[name].num_tokens
     if count is None:
         raise RecipeError(
-            f"inputs.{name}: early fusion needs a fixed number of tokens; set encoders.{name}.grid (image) "
-            f"or encoders.{name}.tokens (audio, features), or use cross_attention (any text)"
+            f"inputs.{name}: early fusion needs a fixed number of tokens; set encoders.{name}.grid (image), encoders.{name}.tokens "
+            f"(audio, features), or encoders.{name}.grid and inputs.{name}.frames (video), or use cross_attention (any text)"
         )
     return count
 
@@ -319,16 +278,6 @@ def load_network(network: Any, where: str, part: str, whole: Any = None) -> None
     for key, value in network.state_dict().items():
         if value.is_floating_point() and not bool(torch.isfinite(value).all()):
             raise RecipeError(f"{part}.model {where}: weight '{key}' has NaN or Inf")
-
-
-def from_checkpoint(kind: Any, where: str, part: str, **settings: Any) -> Any:
-    """`kind.from_pretrained(where)`; why transformers cannot is told in one line."""
-    try:
-        with without_bars():
-            return kind.from_pretrained(where, **settings)
-    except (OSError, ValueError, ImportError, SafetensorError) as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise RecipeError(f"{part}.model {where}: {reason}") from None
 
 
 def embedding_names(network: Any) -> set[str]:

@@ -51,7 +51,7 @@ class ChiasmPreTrainedModel(PreTrainedModel):
     config: ChiasmConfig
     config_class = ChiasmConfig
     base_model_prefix = "model"
-    input_modalities = ["image", "audio", "text"]
+    input_modalities = ["image", "audio", "video", "text"]
     _supports_sdpa = True
     _supports_attention_backend = True
     supports_gradient_checkpointing = True
@@ -162,6 +162,10 @@ class ChiasmModel(DecodingPass, ChiasmPreTrainedModel):
         """Tokens of the first audio input, one tensor [L, W] per clip in `pooler_output`."""
         heard = input_values_mask if input_values_mask is not None else torch.ones_like(input_values, dtype=torch.bool)
         return self._features("audio", input_values=input_values, input_values_mask=heard)
+
+    def get_video_features(self, pixel_values_videos: Tensor, video_mask: Tensor | None = None, **kwargs: Any) -> ModelOutput:
+        """Tokens of the first video input, one tensor [L, W] per clip in `pooler_output`."""
+        return self._features("video", pixel_values_videos=pixel_values_videos, video_mask=video_mask, **kwargs)
 
     def _features(self, modality: str, **tensors: Any) -> ModelOutput:
         name = next((n for n, spec in self.config.inputs.items() if spec["modality"] == modality), None)
@@ -324,7 +328,11 @@ class ChiasmModel(DecodingPass, ChiasmPreTrainedModel):
     def reach(self, input_ids: Tensor | None, streams: Streams, step: Step) -> dict[str, tuple[Tensor, Tensor]]:
         """Input whose places are marked -> which of its items each text token may see; nothing where there are no token ids."""
         marked = {} if input_ids is None else self.config.marker_ids
-        return {name: reach(input_ids == token, streams[name], step) for name, token in marked.items() if name in streams}
+        return {
+            name: reach(input_ids.eq(token), streams[name], step)
+            for name, token in marked.items()
+            if input_ids is not None and name in streams
+        }
 
     def see(self, mask: Tensor, placeholders: Mapping[str, Tensor], streams: Streams) -> Tensor:
         """[R, T] the mask without placeholders whose token is not visible (an absent picture, the padding of a clip)."""

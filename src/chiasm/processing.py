@@ -117,7 +117,7 @@ class ChiasmProcessor(ProcessorMixin):
         if not self.placeholder_counts.get(name):
             return []
         value = sample.parts.get(name)  # raw, under the input's name whatever its column; None where it is hidden
-        several = isinstance(value, list) and self.inputs[name]["modality"] in ("image", "audio", "tokens")
+        several = isinstance(value, list) and self.inputs[name]["modality"] in ("image", "audio", "video", "tokens")
         items = len(value) if several else int(value is not None)
         if item is None:
             return self._run(name, items)
@@ -145,7 +145,7 @@ class ChiasmProcessor(ProcessorMixin):
     def __call__(self, images: Any = None, text: Any = None, videos: Any = None, audio: Any = None, **named: Any) -> BatchFeature:
         """Texts and media -> BatchFeature with input_ids, attention_mask and, per input, its tensors and `NAME_index` [R, items].
 
-        `images` and `audio` go to the first input of that modality; any other input is passed by its name. Rows are matched in order.
+        `images`, `audio` and `videos` go to the first input of that modality, any other input by its name. Rows are matched in order.
         """
         given = {name: named.pop(name) for name in list(named) if name in self.modalities}
         for value, modality in ((images, "image"), (audio, "audio"), (videos, "video")):
@@ -157,7 +157,8 @@ class ChiasmProcessor(ProcessorMixin):
             if k in named
         }
         for name in named:
-            raise TypeError(f"processor got an unknown input '{name}'{did_you_mean(name, [*self.modalities, 'text', 'images', 'audio'])}")
+            known = [*self.modalities, "text", "images", "audio", "videos"]
+            raise TypeError(f"processor got an unknown input '{name}'{did_you_mean(name, known)}")
         given = {name: list(value) if isinstance(value, list | tuple) else [value] for name, value in given.items()}
         texts = [text] if isinstance(text, str) else list(text or [""] * max((len(v) for v in given.values()), default=1))
         data: dict[str, Any] = {}

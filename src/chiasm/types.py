@@ -73,7 +73,7 @@ class BadSample:
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """A part that a built-in set draws (or speaks) when it is opened: `draw()` gives uint8 [height, width, 3] or a Sound."""
+    """A part that a built-in set draws (or speaks) when it is opened: `draw()` gives uint8 [height, width, 3], a Sound or a Film."""
 
     key: str  # equal keys are the same picture or clip
     draw: Callable[[], Any]  # picklable
@@ -95,6 +95,14 @@ class Sound:
 
     samples: Any
     rate: int
+
+
+@dataclass(frozen=True, slots=True)
+class Film:
+    """Frames of a moving picture: `frames` uint8 [T, height, width, 3], `times` float [T] when each is first seen, in seconds."""
+
+    frames: Any
+    times: Any
 
 
 @dataclass(slots=True)

@@ -16,19 +16,21 @@ def ask(
     question: Annotated[str | None, typer.Argument(help="The question, as text.")] = None,
     image: Annotated[Path | None, typer.Option(help="A picture.")] = None,
     audio: Annotated[Path | None, typer.Option(help="A sound, e.g. a spoken question.")] = None,
+    video: Annotated[Path | None, typer.Option(help="A video, or a folder of its frames.")] = None,
     inputs: Annotated[list[str] | None, typer.Option("--input", help="Any other input of the recipe.", metavar="NAME=VALUE")] = None,
 ) -> None:
     """Ask a run one question."""
-    given: dict[str, Any] = {
-        name: value for name, value in [("question", question), ("image", image), ("audio", audio)] if value is not None
-    }
+    parts = {"question": question, "image": image, "audio": audio, "video": video}
+    given: dict[str, Any] = {name: value for name, value in parts.items() if value is not None}
     for text in inputs or []:
         name, equals, value = text.partition("=")
         if not equals:
             raise typer.BadParameter(f"--input {text}: write NAME=VALUE")
         given[name] = value
     if not given:
-        raise typer.BadParameter('nothing to ask; give a question, --image or --audio, e.g. chiasm ask RUN --image FILE "what is there?"')
+        raise typer.BadParameter(
+            'nothing to ask; give a question, --image, --audio or --video, e.g. chiasm ask RUN --image FILE "what is there?"'
+        )
     import chiasm
 
     answer = chiasm.load(run).answer(**given)

@@ -31,9 +31,9 @@ def train(
 
 
 def asking(run: Any) -> str:
-    """How to use a run: one question, or a file of records where no picture, sound or text can be given on the command line."""
+    """How to use a run: one question, or a file of records where the command line has no option for an input."""
     inputs = {name: spec.modality for name, spec in run.recipe.inputs.items()}
-    if not set(inputs.values()) <= {"image", "audio", "text"}:
+    if not set(inputs.values()) <= {"image", "audio", "video", "text"}:
         return f"chiasm predict {run.folder} INPUT.jsonl --output OUT.jsonl"
-    asked = {"question": '"question"', "image": "--image FILE", "audio": "--audio FILE"}
+    asked = {"question": '"question"', "image": "--image FILE", "audio": "--audio FILE", "video": "--video FILE"}
     return " ".join([f"chiasm ask {run.folder}", *(asked.get(name, f"--input {name}=VALUE") for name in inputs)])

@@ -52,6 +52,7 @@ WHISPER = {
 T5 = {"arch": "t5", "d_model": 16, "d_kv": 8, "d_ff": 24, "num_layers": 1, "num_heads": 2, "dropout_rate": 0.0}
 BART = {"arch": "bart", "d_model": 16, "encoder_layers": 1, "encoder_attention_heads": 2, "encoder_ffn_dim": 24, "decoder_layers": 1}
 GPT2 = {"arch": "gpt2", "n_embd": 16, "n_layer": 1, "n_head": 2, "attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0}
+VIDEOMAE = {"arch": "videomae", **TINY, "patch_size": 8}
 SENTENCES = ["a red cat and [PAD] a blue dog <pad> !", "one two three", "cat"]
 # encoder -> what it is tried as: a name -> (options of the encoder and its network, options of the modality)
 CASES: dict[str, dict[str, tuple[dict, dict]]] = {
@@ -71,6 +72,16 @@ CASES: dict[str, dict[str, tuple[dict, dict]]] = {
         "whisper": (WHISPER, {"sampling_rate": 16000}),
     },
     "features": {"features": ({}, {})},
+    "video": {
+        "vit": ({**VIT, **NEITHER_DROPS}, {"size": 16, "frames": 3}),
+        "vit of any length to a grid": ({**VIT, **NEITHER_DROPS, "grid": 1}, {"size": 16}),
+        "resnet of any length": ({**RESNET, "grid": 2, "differences": True}, {"size": 32}),
+        "resnet without time": ({**RESNET, "grid": 2, "time": "none"}, {"size": 32, "frames": 2}),
+        "videomae": ({**VIDEOMAE, "num_frames": 4}, {"size": 16, "frames": 4}),
+        "videomae to a grid": ({**VIDEOMAE, "num_frames": 4, "grid": 1}, {"size": 16, "frames": 4}),
+        "vivit": ({"arch": "vivit", **TINY, "tubelet_size": [2, 8, 8], "num_frames": 4}, {"size": 16, "frames": 4}),
+        "timesformer": ({"arch": "timesformer", **TINY, "patch_size": 8, "num_frames": 2}, {"size": 16, "frames": 2}),
+    },
     "tokens": {
         "bert": ({"arch": "bert", **TINY}, {"tokenizer": "words"}),
         "roberta": ({"arch": "roberta", **TINY, "max_position_embeddings": 32}, {"tokenizer": "words", "max_tokens": 31}),
@@ -95,6 +106,8 @@ def raw(name, count=3):
         return [draw.integers(0, 255, (40, 40, 3), dtype=np.uint8) for _ in range(count)]
     if name == "audio":
         return [Sound(draw.uniform(-0.5, 0.5, 1600 - 300 * i).astype(np.float32), 8000) for i in range(count)]
+    if name == "video":
+        return [draw.integers(0, 255, (5 - i, 16, 16, 3), dtype=np.uint8) for i in range(count)]
     if name == "features":
         return [draw.normal(size=(5 - i, 6)).tolist() for i in range(count)]
     if name == "tokens":
@@ -111,7 +124,7 @@ def built(name, case):
     own = {k: v for k, v in spec.items() if k in kind.Options.model_fields}
     network = {k: v for k, v in spec.items() if k not in own}
     arch = network.pop("arch", None)
-    if arch == "vit":
+    if arch == "vit" or (name == "video" and arch != "resnet"):
         network["image_size"] = settings["size"]
     if name == "tokens":
         network |= {"vocab_size": modality.vocab_size, "pad_token_id": modality.pad_id}
@@ -190,6 +203,55 @@ def test_bfloat16(name, case):
     exact = encoder(**opened(modality, raw(name))).values
     rough = encoder.bfloat16()(**opened(modality, raw(name))).values
     assert torch.nn.functional.cosine_similarity(exact.flatten(), rough.float().flatten(), dim=0) > 0.99
+
+
+@torch.no_grad()
+def test_the_order_of_frames_is_told():
+    """The same frames in another order, and the same order at another speed, give other tokens; without time only the order of tokens."""
+    modality = find("modality", "video")
+    for case, told in (("vit", True), ("resnet without time", False), ("videomae", True)):
+        encoder, media = built("video", case)
+        clip = raw("video")[0][: media.options.frames]
+        slow = modality(media.options.model_copy(update={"frame_rate": 0.5}))
+        there, back = (encoder(**opened(media, [frames])).values[0].sort(0).values for frames in (clip, clip[::-1].copy()))
+        assert torch.allclose(there, back, atol=1e-5) != told, case
+        later = encoder(**opened(slow, [clip])).values[0].sort(0).values
+        assert torch.allclose(there, later, atol=1e-5) != (case == "vit"), case
+
+
+@torch.no_grad()
+def test_a_frame_alone_is_what_the_image_encoder_makes_of_it():
+    encoder, media = built("video", "resnet without time")
+    image = find("encoder", "image")
+    other = image(image.Options(grid=2, first_pooling=False), encoder.network.config, None).eval()
+    other.network.load_state_dict(encoder.network.state_dict())
+    tensors = opened(media, raw("video"))
+    frames = other(pixel_values=tensors["pixel_values_videos"].flatten(0, 1)).values
+    torch.testing.assert_close(encoder(**tensors).values.flatten(), frames.flatten())
+
+
+@torch.no_grad()
+def test_differences_show_motion():
+    """Of a clip that stands still they are 0; of one that moves they are the frame after less the frame before."""
+    encoder, media = built("video", "resnet of any length")
+    half = encoder.width // 2
+    encoder.clock.share.zero_()
+    clip = raw("video")[0]
+    still = encoder(**opened(media, [np.stack([clip[0]] * 3)])).values
+    assert still[..., half:].abs().max() == 0 and still[..., :half].std() > 0
+    values = encoder(**opened(media, [clip[:3]])).values[0].unflatten(0, (3, 4))
+    torch.testing.assert_close(values[1, :, half:], values[2, :, :half] - values[0, :, :half])
+
+
+def test_a_video_model_says_how_many_frames_it_reads():
+    kind, modality = find("encoder", "video"), find("modality", "video")
+    config = AutoConfig.for_model("videomae", **{k: v for k, v in VIDEOMAE.items() if k != "arch"}, image_size=16, num_frames=4)
+    assert kind.modality_options(config) == {"frames": 4} and kind.modality_options(AutoConfig.for_model("vit")) == {}
+    with pytest.raises(RecipeError, match="write frames: 4"):
+        kind(kind.Options(), config, modality(modality.Options(size=16, frames=8)))
+    config.num_frames = 3
+    with pytest.raises(RecipeError, match="a multiple of 2"):
+        kind(kind.Options(), config, modality(modality.Options(size=16, frames=3)))
 
 
 def test_a_missing_number_is_not_a_zero():

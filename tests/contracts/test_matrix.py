@@ -14,7 +14,7 @@ import torch
 from transformers import AutoModelForMultimodalLM, AutoProcessor
 
 sys.path.insert(0, str(Path(__file__).parent))
-from tiny_models import BACKBONES, LOG_MEL, NEITHER_DROPS, VIT, WORDS, picture, sound, vectors
+from tiny_models import BACKBONES, LOG_MEL, NEITHER_DROPS, VIT, WORDS, film, picture, sound, vectors
 
 from chiasm.assemble import build
 from chiasm.components import find, names
@@ -32,7 +32,10 @@ RESNET = {"arch": "resnet", "embedding_size": 8, "hidden_sizes": [8, 16], "depth
 ENCODERS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "vit": ({"image": {"modality": "image", "size": 16}}, {"image": {**VIT, **NEITHER_DROPS}}),
     "resnet": ({"image": {"modality": "image", "size": 32}}, {"image": RESNET}),
-    "log-mel": ({"audio": {"modality": "audio", "sampling_rate": 8000, "seconds": 0.1}}, {"audio": LOG_MEL}),
+    "log-mel and a video": (
+        {"audio": {"modality": "audio", "sampling_rate": 8000, "seconds": 0.1}, "video": {"modality": "video", "size": 16, "frames": 2}},
+        {"audio": LOG_MEL, "video": {**VIT, **NEITHER_DROPS, "grid": 1}},
+    ),
     "features and a table": (
         {"a": {"modality": "features"}, "table": {"modality": "table", "numbers": ["age"], "categories": ["sex"]}},
         {"features": {"tokens": 2}},
@@ -71,7 +74,7 @@ CELLS = [
 class Rows(Source):
     """Six rows with every kind of input and every target."""
 
-    columns = ("image", "audio", "a", "age", "sex", "question", "answer", "caption", "tags", "height")
+    columns = ("image", "audio", "video", "a", "age", "sex", "question", "answer", "caption", "tags", "height")
 
     def __len__(self) -> int:
         return 6
@@ -80,6 +83,7 @@ class Rows(Source):
         parts = {
             "image": picture(index),
             "audio": sound(index),
+            "video": film(index),
             "a": vectors(index, 1 + index % 3),
             "age": 20.0 + index,
             "sex": "fm"[index % 2],

@@ -141,6 +141,11 @@ def rows(count: int = 4) -> list[Sample]:
     return [Sample(f"row{i}", {**part, **features}) for i, (part, features) in enumerate(zip(parts, more, strict=True))]
 
 
+def film(seed: int, frames: int = 4) -> np.ndarray:
+    """uint8 [frames, 16, 16, 3] of a moving picture."""
+    return np.random.default_rng(seed).integers(0, 255, (frames, 16, 16, 3), dtype=np.uint8)
+
+
 def vectors(seed: int, length: int) -> np.ndarray:
     """[length, 6] ready-made features."""
     return np.random.default_rng(seed).normal(size=(length, 6)).astype(np.float32)

@@ -1,7 +1,7 @@
 """What each column of a table is, told from its values: the ground that `inspect` and `draft` stand on.
 
 kind      told by
-image     bytes or paths with the marks of a picture; audio, video alike
+image     bytes or paths with the marks of a picture; audio, video alike (a GIF counts as a picture)
 features  lists of numbers, all of one length
 number    numbers with many values, or whole numbers that count or rate
 category  few values, or truth values
@@ -110,7 +110,7 @@ def _guesses(name: str, present: list[Any]) -> Iterator[_Guess]:
 def _media(present: list[Any]) -> _Guess:
     first = [v[0] if isinstance(v, list) and v else v for v in present]
     if all(isinstance(v, bytes) for v in first):
-        for kind, found in (("image", _is_picture), ("audio", _is_sound)):
+        for kind, found in (("image", _is_picture), ("audio", _is_sound), ("video", _is_video)):
             if sum(found(v) for v in first) > 0.5 * len(first):
                 return kind, "bytes of files", {}
         return "unknown", "bytes of an unknown kind", {}
@@ -127,6 +127,10 @@ def _is_picture(data: bytes) -> bool:
 
 def _is_sound(data: bytes) -> bool:
     return data.startswith(SOUNDS) or (data[:4] == b"RIFF" and data[8:12] == b"WAVE")
+
+
+def _is_video(data: bytes) -> bool:
+    return data[4:8] in (b"ftyp", b"moov") or data.startswith(b"\x1aE\xdf\xa3") or (data[:4] == b"RIFF" and data[8:12] == b"AVI ")
 
 
 def _features(present: list[Any]) -> _Guess:

@@ -97,7 +97,7 @@ def _choose_inputs(draft: _Draft, columns: Mapping[str, Column], values: Mapping
         if column.kind in ("number", "category"):
             table["numbers" if column.kind == "number" else "categories"].append(name)
             _warn_if_telling(draft, column, values)
-        elif column.kind in ("text", "image", "audio", "features"):
+        elif column.kind in ("text", "image", "audio", "video", "features"):
             if column.kind == "text" and values[name] == values[draft.target.name]:
                 draft.remarks.append(f"{word(name)}: left out, it is the target once more")
                 continue
@@ -115,6 +115,8 @@ def _add_input(draft: _Draft, name: str, column: Column) -> None:
     given = [] if own == name else [f"column: {word(name)}"]
     if column.kind == "image":
         given.append("size: 64")
+    elif column.kind == "video":
+        given += ["size: 64", "frames: 8"]
     missing = f", {column.missing} missing" if column.missing else ""
     line = f"{{{', '.join([f'modality: {column.kind}', *given])}}}" if given else column.kind
     draft.inputs[own] = f"{line}  # {column.why}{missing}"
@@ -179,7 +181,7 @@ def _write(draft: _Draft, splits: Mapping[str, Path], source: Source) -> str:
     backbone = CAUSAL if task is GENERATE else BIDIRECTIONAL if texts else LATENT
     lines = [f"# {len(source)} records of {splits['train'].name}; target: {word(target.name)} ({why})", *(f"# {r}" for r in draft.remarks)]
     lines += ["inputs:", *(f"  {name}: {line}" for name, line in draft.inputs.items())]
-    encoders = [ENCODERS[kind] for kind in ("image", "audio", "table", "features") if kind in draft.kinds]
+    encoders = [ENCODERS[kind] for kind in ("image", "audio", "video", "table", "features") if kind in draft.kinds]
     lines += ["encoders:", *encoders] if encoders else []
     lines += [backbone, FUSION, "tasks:", task.format(target=word(target.name), braced=word(f"{{{target.name}}}"), metric=metric), "data:"]
     lines += [f"  {split}: {word(path.as_posix())}" for split, path in splits.items()]
@@ -193,6 +195,7 @@ FRESH = "arch: resnet, embedding_size: 32, hidden_sizes: [32, 64, 128], depths: 
 ENCODERS = {
     "image": f"  image: {{{FRESH}, first_pooling: false, grid: 4}}",
     "audio": f"  audio: {{{FRESH}, tokens: 8}}  # on the spectrogram",
+    "video": f"  video: {{{FRESH}, first_pooling: false, grid: 4, differences: true}}  # frame by frame",
     "table": "  table: {width: 64}",
     "features": "  features: {connector: mlp}",
 }

@@ -20,9 +20,9 @@ import numpy as np
 from chiasm.data.randomness import generator, some_of
 from chiasm.data.sources.base import Source
 from chiasm.media.base import Modality
-from chiasm.types import BadInput, BadSample, Drawn, Opened, Sample, Sound
+from chiasm.types import BadInput, BadSample, Drawn, Film, Opened, Sample, Sound
 
-SAMPLED = (str, bytes, os.PathLike, np.ndarray, Drawn, Sound)  # what one item of a list of pictures or clips may be
+SAMPLED = (str, bytes, os.PathLike, np.ndarray, Drawn, Sound, Film)  # what one item of a list of pictures or clips may be
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,13 +139,12 @@ class _Opening:
 
     def _open(self, name: str, modality: Modality, raw: Any, root: str | None, key: str) -> tuple[Any, tuple[str, ...]] | BadInput:
         try:
-            value, notes = modality.open(raw, root=root)
+            if self.augment and type(modality).augment is not Modality.augment:  # a generator costs more than to open a vector
+                stable = os.fspath(raw) if isinstance(raw, (str, os.PathLike)) else key  # a file's key has its time of change in it
+                return modality.open_varied(raw, generator(self.seed, self.epoch, name, stable), root=root)
+            return modality.open(raw, root=root)
         except BadInput as error:
             return error
-        if self.augment and type(modality).augment is not Modality.augment:  # a generator costs more than to open a vector
-            stable = os.fspath(raw) if isinstance(raw, (str, os.PathLike)) else key  # a file's key has its time of change in it
-            value = modality.augment(value, generator(self.seed, self.epoch, name, stable))
-        return value, notes
 
 
 @contextmanager

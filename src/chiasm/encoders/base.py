@@ -36,7 +36,9 @@ class Encoder(nn.Module):
     def __init__(self, options: Any, config: PreTrainedConfig | None, modality: Any):
         super().__init__()
         self.options, self.modality = options, modality
-        self.network: Any = None if config is None else network_of(config).to(memory_format=CHANNELS_LAST)
+        self.network: Any = None if config is None else network_of(config)
+        if self.network is not None and all(p.ndim < 5 for p in self.network.parameters()):  # kernels over time have no such layout
+            self.network = self.network.to(memory_format=CHANNELS_LAST)
         self.width: int = 0
         self.num_tokens: int | None = None
         self.has_positions: bool = True

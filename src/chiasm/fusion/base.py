@@ -223,8 +223,8 @@ class Placing(nn.Module):
         learned = options.positions == "learned" or (options.positions == "auto" and not stream.has_positions)
         if learned and stream.num_tokens is None:
             raise RecipeError(
-                "fusion.positions: learned needs a fixed number of tokens; set the encoder's grid (image) or tokens (audio, features), "
-                "or positions: none"
+                "fusion.positions: learned needs a fixed number of tokens; set the encoder's grid (image; with the input's frames: video) "
+                "or tokens (audio, features), or positions: none"
             )
         length = stream.num_tokens if learned and stream.num_tokens is not None else 1
         spread = 0.7 if options.normalize else backbone.embedding_std  # comparable with what it is added to, so that places differ

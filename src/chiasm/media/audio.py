@@ -8,34 +8,23 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import soundfile
 import soxr
 import torch
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from chiasm.media import base, containers, files
+from chiasm.media.base import Seconds
 from chiasm.types import BadInput, Drawn, Sound
 
 LEAST_RATE, GREATEST_RATE = 1000, 384_000  # Hz
 MOST_CHANNELS = 32
 SILENT = 1e-4  # peak, of full scale 1
 CANCELLED = 0.1  # a mix this much quieter than its loudest channel is opposite phase, not a mix
-
-
-def _seconds(value: Any) -> Any:
-    """`30`, `30s` or `2min` -> seconds."""
-    if isinstance(value, str):
-        for unit, factor in (("min", 60), ("ms", 0.001), ("s", 1)):
-            if value.endswith(unit):
-                return float(value.removesuffix(unit)) * factor
-    return value
-
-
-Seconds = Annotated[float, BeforeValidator(_seconds)]
 
 
 class Augment(BaseModel):

@@ -6,11 +6,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict
 from torch import Tensor
+
+
+def _seconds(value: Any) -> Any:
+    """`30`, `30s` or `2min` -> seconds."""
+    if isinstance(value, str):
+        for unit, factor in (("min", 60), ("ms", 0.001), ("s", 1)):
+            if value.endswith(unit):
+                return float(value.removesuffix(unit)) * factor
+    return value
+
+
+Seconds = Annotated[float, BeforeValidator(_seconds)]
 
 
 class Options(BaseModel):
@@ -49,6 +61,11 @@ class Modality:
     def augment(self, value: Any, generator: np.random.Generator) -> Any:
         """A random variant for training; every draw comes from `generator` = f(seed, epoch, sample id)."""
         return value
+
+    def open_varied(self, value: Any, generator: np.random.Generator, *, root: str | None = None) -> tuple[Any, tuple[str, ...]]:
+        """`open` and then `augment`; for a modality that also varies what it decodes (which frames of a video)."""
+        found, notes = self.open(value, root=root)
+        return self.augment(found, generator), notes
 
     def collate(self, values: Sequence[Any]) -> dict[str, Tensor]:
         """Decoded values -> tensors named as in `tensors`, each [len(values), ...]."""

@@ -40,6 +40,27 @@ REFUSED = {  # known, and not opened: their parsers run programs, follow referen
     b"#!AMR": "AMR",
 }
 
+PLAYLISTS = {  # texts that send a demuxer to other files or to the network
+    b"#extm3u": "an HLS playlist",
+    b"ffconcat": "an ffconcat script",
+    b"v=0": "an SDP session",
+    b"<mpd": "a DASH manifest",
+    b"<?xml": "a DASH manifest or other XML",
+    b"[playlist]": "a playlist",
+    b"[reference]": "a playlist",
+    b"rtsp:": "an address",
+    b"http": "an address",
+    b"data:": "a data address",
+    b"file": "a file list or address",
+}
+VIDEOS = {  # what a file may start with -> libav's name of the one demuxer that reads it
+    b"\x1aE\xdf\xa3": "matroska",
+    b"OggS": "ogg",
+    b"GIF87a": "GIF",
+    b"GIF89a": "GIF",
+}
+MOVIE_BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")
+
 
 def picture_format(data: bytes) -> str:
     """JPEG, PNG, GIF, BMP, TIFF or WEBP; BadInput unknown_format or format_not_allowed for everything else."""
@@ -60,6 +81,37 @@ def sound_format(head: bytes) -> str:
     if head[:3] == b"ID3" or (len(head) > 1 and head[0] == 0xFF and head[1] & 0xE6 in (0xE2, 0xE4, 0xE6)):  # or an MPEG audio frame
         return "MP3"
     raise _other_format(head, "a WAV, FLAC, OGG or MP3 sound")
+
+
+def video_format(head: bytes) -> str:
+    """mov, matroska, avi or ogg (libav's names), GIF or WEBP; BadInput demuxer_not_allowed for what would lead elsewhere."""
+    if head[4:8] in MOVIE_BOXES:
+        return "mov"
+    if head[:4] == b"RIFF" and head[8:12] in (b"AVI ", b"WEBP"):
+        return "avi" if head[8:12] == b"AVI " else "WEBP"
+    if (known := _starts_with(head, VIDEOS)) is not None:
+        return known
+    if (playlist := _starts_with(_text(head), PLAYLISTS)) is not None:
+        raise BadInput("demuxer_not_allowed", f"is {playlist}, which leads to other files; give the video file itself")
+    if (still := _starts_with(head, PICTURES)) is not None:
+        raise BadInput("format_not_allowed", f"is a {still} picture; for a video given as pictures write `listed: frames` in its input")
+    raise _other_format(head, "an MP4, MOV, WebM, MKV, AVI, Ogg, GIF or WebP video")
+
+
+def movie_fault(file: BinaryIO, size: int) -> tuple[str, str] | None:
+    """(reason, what is wrong) of an MP4 or MOV without its index, by its outermost boxes alone."""
+    position = 0
+    while position + 8 <= size:
+        file.seek(position)
+        length, kind = struct.unpack(">I4s", file.read(8))
+        if kind == b"moov" or (kind == b"moof" and position):
+            return None if position + length <= size else ("truncated", "the MP4 ends inside its index")
+        if length == 1:
+            length = int.from_bytes(file.read(8), "big")
+        if length < 8:  # 0: up to the end of the file
+            break
+        position += length
+    return "truncated", "the MP4's index (its moov box) is missing, so the end of the file may be"
 
 
 def picture_fault(data: bytes, format: str) -> tuple[str, str] | None:
@@ -185,12 +237,17 @@ def _mp3_header(file: BinaryIO, size: int) -> SoundHeader:
 
 
 def _other_format(data: bytes, wanted: str) -> BadInput:
-    found = _starts_with(data.lstrip(b"\xef\xbb\xbf \r\n\t")[:16].lower(), {k.lower(): v for k, v in REFUSED.items()})
+    found = _starts_with(_text(data), {k.lower(): v for k, v in REFUSED.items()})
     if found is None and data[4:8] == b"ftyp":
         found = "MP4, HEIC or AVIF"
     if found is not None:
         return BadInput("format_not_allowed", f"is {found}; convert it to {wanted}")
     return BadInput("unknown_format", f"is not {wanted} (starts with {data[:12]!r})")
+
+
+def _text(data: bytes) -> bytes:
+    """How a text begins, whatever its case, its mark of byte order and the blanks ahead of it."""
+    return data.lstrip(b"\xef\xbb\xbf \r\n\t")[:16].lower()
 
 
 def _starts_with(data: bytes, known: dict[bytes, str]) -> str | None:

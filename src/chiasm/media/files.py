@@ -13,15 +13,17 @@ import hashlib
 import io
 import operator
 import os
+import re
 import stat
 from collections.abc import Mapping
 from typing import Any, BinaryIO
 
 import numpy as np
 
-from chiasm.types import BadInput, Drawn, Sound
+from chiasm.types import BadInput, Drawn, Film, Sound
 
 MEGABYTE = 1 << 20
+DIGITS = re.compile(r"(\d+)")
 
 
 def is_file(value: Any) -> bool:
@@ -88,17 +90,31 @@ def resolve(path: str | os.PathLike[str], *, root: str | None) -> tuple[str, int
     return real, found.st_size
 
 
+def pictures_in(path: Any, *, root: str | None) -> list[str] | None:
+    """The files in a folder below `root`, 2.png ahead of 10.png, hidden ones left out; None where `path` names no folder."""
+    if not isinstance(path, (str, os.PathLike)) or root is None:
+        return None
+    real = _inside(path, root)
+    if not os.path.isdir(real):
+        return None
+    found = [name for name in os.listdir(real) if not name.startswith(".") and os.path.isfile(os.path.join(real, name))]
+    ordered = sorted(found, key=lambda name: [(part.isdigit(), int(part) if part.isdigit() else 0, part) for part in DIGITS.split(name)])
+    return [os.path.join(real, name) for name in ordered]
+
+
 def identity(value: Any, *, root: str | None) -> str | None:
     """A key equal for equal pictures or clips, found without decoding: path + size + time, a hash of bytes, or what a built-in set says."""
     if isinstance(value, Drawn):
         return f"drawn:{value.key}"
     if isinstance(value, Sound):
-        return f"sound:{value.rate}:{_hash(np.ascontiguousarray(value.samples))}"
+        return f"sound:{value.rate}:{hashed(np.ascontiguousarray(value.samples))}"
+    if isinstance(value, Film):
+        return f"film:{hashed(np.ascontiguousarray(value.times))}:{value.frames.shape}:{hashed(np.ascontiguousarray(value.frames))}"
     if isinstance(value, np.ndarray) and value.dtype != object:
-        return f"array:{value.dtype}:{value.shape}:{_hash(np.ascontiguousarray(value))}"
+        return f"array:{value.dtype}:{value.shape}:{hashed(np.ascontiguousarray(value))}"
     contents = _contents(value)
     if isinstance(contents, bytes):
-        return f"bytes:{_hash(contents)}"
+        return f"bytes:{hashed(contents)}"
     if isinstance(contents, (str, os.PathLike)):
         try:
             real = _inside(contents, root)
@@ -150,5 +166,5 @@ def _too_large(value: Any, size: int, limit: int) -> BadInput:
     return BadInput("too_large", f"{describe(value)}: {size / MEGABYTE:.1f} MB, more than the limit of {limit / MEGABYTE:g} MB")
 
 
-def _hash(data: Any) -> str:
+def hashed(data: Any) -> str:
     return hashlib.blake2b(data, digest_size=16).hexdigest()

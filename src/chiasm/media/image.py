@@ -12,17 +12,18 @@ import struct
 import warnings
 import zlib
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import PIL.Image
 import torch
 from PIL import BmpImagePlugin, GifImagePlugin, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin  # noqa: F401  (so that open never loads all)
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
 from chiasm.media import base, containers, files
+from chiasm.media.pictures import Augment, PictureOptions
 from chiasm.types import BadInput, Drawn
 
 JPEG_GAP = 1.3  # a JPEG's built-in scale keeps at least this many times the wanted size
@@ -34,37 +35,12 @@ DECODER_ERRORS = (
 TURNS = ("FLIP_LEFT_RIGHT", "ROTATE_180", "FLIP_TOP_BOTTOM", "TRANSPOSE", "ROTATE_270", "TRANSVERSE", "ROTATE_90")
 
 
-class Augment(BaseModel):
-    """Random variants of a picture in training; each is off at its default."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
-
-    shift: float = Field(0.0, ge=0, lt=1)
-    """Move by up to this part of the width and height; the edge is repeated."""
-    flip: bool = False
-    """Mirror left and right half of the time. Wrong where a question asks about left or right."""
-    crop: float = Field(1.0, gt=0, le=1)
-    """Keep a random rectangle of at least this part of the area, brought back to size."""
-    jitter: float = Field(0.0, ge=0, lt=1)
-    """Change brightness, contrast and each colour by up to this part."""
-
-
 class Image(base.Modality):
     """A picture. Decoded: uint8 [height, width, 3], sRGB, upright, transparency over white."""
 
     tensors = ("pixel_values",)
 
-    class Options(base.Options):
-        size: int | tuple[int, int] | Literal["original"] = 224
-        """Pixels of a side, or [height, width], or original (then all pictures must be of one size)."""
-        resize: Literal["squash", "crop", "pad"] = "squash"
-        """How a picture of another shape is brought to size: squash it, cut its centre, or pad it."""
-        resample: Literal["nearest", "bilinear", "bicubic"] = "bilinear"
-        """How pixels are interpolated."""
-        mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
-        """Subtracted from each colour (0 to 1)."""
-        std: tuple[float, float, float] = (0.5, 0.5, 0.5)
-        """Each colour is divided by it, after the mean."""
+    class Options(PictureOptions):
         max_pixels: int = Field(25_000_000, gt=0)
         """More pixels than this are refused, by the header, before decoding."""
         max_bytes: int = Field(64 << 20, gt=0)

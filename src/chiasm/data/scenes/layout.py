@@ -56,7 +56,7 @@ def make_scene(chance: Chance, plan: SplitPlan) -> Scene:
     slots = chance.shuffled(range(4), chance.pick(_COUNTS))
     pairs: dict[str, str] = {}  # thing -> colour
     while len(pairs) < len(slots):
-        thing = _pick_thing(chance)
+        thing = pick_thing(chance)
         if thing in pairs:
             continue
         if plan.new_pairs and not pairs:
@@ -67,37 +67,41 @@ def make_scene(chance: Chance, plan: SplitPlan) -> Scene:
         if plan.new_pairs or not held_out(thing, colour):
             pairs[thing] = colour
     placed = {slot: _place(chance, plan, thing, colour, slot) for slot, (thing, colour) in zip(slots, pairs.items(), strict=True)}
-    return Scene(_background(chance), dict(sorted(placed.items())))
+    return Scene(make_background(chance), dict(sorted(placed.items())))
 
 
 def make_crop(chance: Chance, plan: SplitPlan) -> Scene:
     """A scene of one thing, in slot 0."""
     while True:
-        thing, colour = _pick_thing(chance), chance.pick(_COLOUR_NAMES)
+        thing, colour = pick_thing(chance), chance.pick(_COLOUR_NAMES)
         if not held_out(thing, colour):
-            return Scene(_background(chance), {0: _place(chance, plan, thing, colour, 0)})
+            return Scene(make_background(chance), {0: _place(chance, plan, thing, colour, 0)})
 
 
 def absent_thing(chance: Chance, scene: Scene) -> str:
     """A thing that the scene does not show; digits are as frequent among these as among those that scenes show."""
     present = {placed.thing for placed in scene.things.values()}
-    while (thing := _pick_thing(chance)) in present:
+    while (thing := pick_thing(chance)) in present:
         pass
     return thing
 
 
-def _pick_thing(chance: Chance) -> str:
+def pick_thing(chance: Chance) -> str:
     return chance.pick(DIGITS if chance.uniform() < _DIGIT_SHARE else _PICTOGRAM_NAMES)
 
 
 def _place(chance: Chance, plan: SplitPlan, thing: str, colour: str, slot: int) -> Placed:
     size = chance.pick(SIZES)
     x, y = (CROP * half + chance.below(CROP - size + 1) for half in (slot % 2, slot // 2))
-    hand = chance.pick(_rows(plan.people)[thing]) if thing in DIGITS else -1
-    return Placed(thing, colour, size, x, y, hand)
+    return Placed(thing, colour, size, x, y, pick_hand(chance, plan, thing))
 
 
-def _background(chance: Chance) -> tuple[int, int, int]:
+def pick_hand(chance: Chance, plan: SplitPlan, thing: str) -> int:
+    """Whose handwriting a digit is in; -1 of anything else."""
+    return chance.pick(_rows(plan.people)[thing]) if thing in DIGITS else -1
+
+
+def make_background(chance: Chance) -> tuple[int, int, int]:
     lighter = chance.below(17) - 8
     red, green, blue = chance.pick(BACKGROUNDS)
     return red + lighter, green + lighter, blue + lighter

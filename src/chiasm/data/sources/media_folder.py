@@ -1,4 +1,4 @@
-"""A folder of media, one sub-folder per class: `cats/1.jpg`, `dogs/2.jpg` give an image (or audio) and a label."""
+"""A folder of media, one sub-folder per class: `cats/1.jpg`, `dogs/2.jpg` give an image (or audio, or video) and a label."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from chiasm.types import ChiasmError, Sample
 ENDINGS = {
     **dict.fromkeys((".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"), "image"),
     **dict.fromkeys((".wav", ".flac", ".ogg", ".mp3", ".opus"), "audio"),
+    **dict.fromkeys((".mp4", ".webm", ".mkv", ".avi", ".mov"), "video"),
 }
 
 
@@ -26,7 +27,7 @@ class MediaFolder(Source):
         names = (p.relative_to(self.path) for p in self.path.rglob("*") if p.suffix.lower() in ENDINGS and not p.name.startswith("."))
         self._names = sorted(n.as_posix() for n in names)
         if not self._names:
-            raise ChiasmError(f"{self.path}: no pictures or sounds ({', '.join(ENDINGS)}) in this folder")
+            raise ChiasmError(f"{self.path}: no pictures, sounds or videos ({', '.join(ENDINGS)}) in this folder")
 
     def __len__(self) -> int:
         return len(self._names)
