@@ -19,7 +19,7 @@ from numpy.random import Generator
 from torch import Tensor
 
 from chiasm.components import did_you_mean
-from chiasm.data.randomness import generator
+from chiasm.data.randomness import generator, key_of
 from chiasm.types import BadInput, BadSample, Batch, Opened, RecipeError, Sample, StepBatches
 
 Control = tuple[str, str]  # (input, "shuffled" | "missing")
@@ -183,6 +183,9 @@ class Collator:
             if name in task.inputs:
                 units = [() if name in hides else row.units[name] for row, hides in zip(rows, hidden, strict=True)]
                 inputs[f"{name}_index"] = _index(units)
+                if not getattr(task, "additive", True):
+                    keys = targets.setdefault("keys", {})
+                    keys[name] = torch.tensor([key_of(first[0][0]) if (first := _items(row.opened, name)) else -1 for row in rows])
         return Batch(task.name, [s.id for s in samples], inputs, targets, [_light(s) for s in samples])
 
     def _sample(self, row: _Row, task: Any, hides: Sequence[str]) -> Sample:
