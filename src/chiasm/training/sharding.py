@@ -61,6 +61,7 @@ class Sharded(Processes):
             stack[0].register_forward_pre_hook(_asking_for_gradient, prepend=True, with_kwargs=True)
         for module in self._units():
             module.set_gradient_divide_factor(1.0)  # sums, not means
+            module.set_force_sum_reduction_for_comms(True)  # gloo cannot scale on the way
 
     def forward(self, call: Callable[[], T]) -> T:
         return self.root(call)
