@@ -131,8 +131,15 @@ class Processes(OneProcess):
         self.small = dist.new_group(backend="gloo", timeout=TIMEOUT)  # facts, between CPUs
         self.patient = dist.new_group(backend="gloo", timeout=PATIENCE)
 
+    def __reduce__(self) -> tuple[type[OneProcess], tuple[()]]:
+        return OneProcess, ()  # for a data worker, which exchanges nothing
+
     def device(self, wanted: str) -> torch.device:
         return self.own_device
+
+    def group_of(self, tensor: Tensor) -> Any:
+        """Who exchanges a tensor: the processes' CPUs, or their GPUs."""
+        return self.small if tensor.device.type == "cpu" else dist.group.WORLD
 
     def gather(self, value: T) -> list[T]:
         data = _packed(value)
@@ -194,7 +201,7 @@ class Processes(OneProcess):
     def equalise(self, model: nn.Module) -> None:
         with _watched():
             for tensor in (*model.parameters(), *model.buffers()):
-                dist.broadcast(tensor.data, 0)
+                dist.broadcast(tensor.data, 0, group=self.group_of(tensor))
 
     def sum_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
         with _watched():
@@ -206,7 +213,7 @@ class Processes(OneProcess):
             gradients = [p.grad for p in parameters if p.grad is not None]
             for bucket in _buckets(gradients):
                 flat = torch.cat([g.flatten() for g in bucket])
-                dist.all_reduce(flat)
+                dist.all_reduce(flat, group=self.group_of(flat))
                 for gradient, summed in zip(bucket, flat.split([g.numel() for g in bucket]), strict=True):
                     gradient.copy_(summed.view_as(gradient))
 
@@ -214,11 +221,11 @@ class Processes(OneProcess):
         pairs = [(b, start) for b, start in zip(buffers, before, strict=True) if b.is_floating_point()]
         if not pairs:
             return
-        moved = [b - start for b, start in pairs]  # those without rows moved nothing and do not count
+        moved = [torch.where(b == start, 0.0, b - start) for b, start in pairs]  # those without rows moved nothing and do not count
         flags = torch.stack([m.ne(0).any() for m in moved]).float()
         flat = torch.cat([*(m.flatten().float() for m in moved), flags])
         with _watched():
-            dist.all_reduce(flat)
+            dist.all_reduce(flat, group=self.group_of(flat))
         *sums, counts = flat.split([*(m.numel() for m in moved), len(moved)])
         for (buffer, start), total, count in zip(pairs, sums, counts.tolist(), strict=True):
             if count:
@@ -235,26 +242,6 @@ class Processes(OneProcess):
             data = data if self.is_main else torch.zeros(int(size), dtype=torch.uint8)
             dist.broadcast(data, 0, group=group)
         return _unpacked(data)
-
-
-class StandIns:
-    """One usable row per task, for the processes that have none of it while others wait for them."""
-
-    def __init__(self, split: Any, collator: Any):
-        self.split, self.collator = split, collator
-        self._found: dict[str, StepBatches] = {}
-
-    def __call__(self, task: str) -> StepBatches:
-        if task not in self._found:
-            self._found[task] = next(step for index in range(len(self.split)) if (step := self._of(task, index)) is not None)
-        return self._found[task]
-
-    def _of(self, task: str, index: int) -> StepBatches | None:
-        step = self.collator([self.split.open(index)])
-        batches = [b for b in step.batches if b.task == task and float(b.targets["weight"])]
-        tensors = [t for name, of in step.pool.items() for t in of.values() if any(f"{name}_index" in b.inputs for b in batches)]
-        tensors += [t for b in batches for t in (*b.inputs.values(), *b.targets.values()) if isinstance(t, Tensor)]
-        return StepBatches(step.pool, batches) if batches and all(bool(t.isfinite().all()) for t in tensors) else None
 
 
 class Elsewhere(ChiasmError):
@@ -333,7 +320,7 @@ class _RowsOfAll(torch.autograd.Function):
         padded[: len(rows)] = rows
         found = rows.new_zeros(processes.world * longest, *rows.shape[1:])
         with _watched():
-            dist.all_gather_into_tensor(found, padded)
+            dist.all_gather_into_tensor(found, padded, group=processes.group_of(rows))
         return torch.cat([found[r * longest : r * longest + n] for r, n in enumerate(counts)])
 
     @staticmethod

@@ -22,7 +22,7 @@ from chiasm.data.order import plan_epoch
 from chiasm.recipe import Recipe, StageSpec
 from chiasm.training import checkpoint
 from chiasm.training.display import Display
-from chiasm.training.distributed import OneProcess, StandIns
+from chiasm.training.distributed import OneProcess
 from chiasm.training.feature_cache import NotCached, cacheable_inputs, scan, with_features
 from chiasm.training.influence import check_influence
 from chiasm.training.job import Job, begin, finish, stage_tasks
@@ -31,6 +31,7 @@ from chiasm.training.materials import Materials, assemble
 from chiasm.training.schedule import StageClock, learning_rate
 from chiasm.training.signals import StopRequest
 from chiasm.training.stages import apply_stage, parameter_groups
+from chiasm.training.stand_in import StandIns
 from chiasm.training.step import Stepper, StepResult, seed_of
 from chiasm.types import NonFiniteError, RecipeError, StepBatches
 

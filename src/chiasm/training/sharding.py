@@ -11,6 +11,7 @@ of it: a process without rows of a task runs a stand-in, and what enters the fir
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -43,11 +44,10 @@ class Sharded(Processes):
     def shard(self, model: Any) -> None:
         if getattr(model, "balance", None) is not None:
             raise RecipeError("train.balance: it changes single weights, which fsdp splits over the processes; use train.strategy: ddp")
+        warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view")  # T5's positions, which nobody writes to
         core = model.model
         if core.backbone.cross_attentions and not core.backbone_kind.has_encoder:
-            raise RecipeError(
-                "train.strategy: fsdp cannot split a backbone with cross-attention of its own, which some rows do not reach; use ddp"
-            )
+            raise RecipeError("train.strategy: fsdp cannot split a backbone's own cross-attention (fusion.weights: backbone), use ddp")
         language = [*core.language_model.parameters(), *([] if model.lm_head is None else model.lm_head.parameters())]
         split = {id(p) for p in language if p.ndim}
         kept = {p for p in model.parameters() if id(p) not in split}
@@ -81,7 +81,7 @@ class Sharded(Processes):
         split = [g.to_local() for g in gradients if isinstance(g, DTensor)]
         kept = [g for g in gradients if not isinstance(g, DTensor)]
         squares = _square(split, self.own_device)
-        dist.all_reduce(squares)
+        dist.all_reduce(squares, group=self.group_of(squares))
         norm = (squares + _square(kept, self.own_device)).sqrt()
         if math.isfinite(limit):
             share = (limit / (norm + 1e-6)).clamp(max=1.0)  # as torch's clip_grad_norm_
