@@ -246,7 +246,7 @@ class StageSpec(Spec):
     max_minutes: Annotated[float, Field(gt=0)] | None = None
     """Wall time. The schedule follows it, so a stage that ends by time cannot be repeated to the bit."""
     batch_size: PositiveInt = 32
-    """Rows of one micro-batch."""
+    """Rows of one micro-batch, of all processes together."""
     accumulate: PositiveInt = 1
     """Micro-batches of one optimizer step."""
     learning_rate: Annotated[float, Field(gt=0)] = 3e-4
@@ -290,6 +290,8 @@ class TrainSpec(Spec):
     """auto, cpu, cuda, cuda:N or mps."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto: bf16 where the machine is faster with it."""
+    strategy: Literal["auto", "ddp", "fsdp"] = "auto"
+    """How several processes train (docs/distributed.md): ddp, each has the whole model; fsdp, the backbone is split; auto: ddp."""
     num_workers: Annotated[int, Field(ge=0)] = 0
     """Processes that read and decode; the result does not depend on it."""
     save_every: PositiveInt | None = None

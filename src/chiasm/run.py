@@ -24,6 +24,7 @@ from chiasm.recipe import Recipe, load_recipe
 from chiasm.recipe_check import check_components
 from chiasm.report.gather import gather
 from chiasm.report.html import write_report
+from chiasm.training.distributed import joined
 from chiasm.training.loop import train as run_training
 from chiasm.training.materials import assemble, open_split, rows_of, split_of
 from chiasm.training.precision import pick_device
@@ -48,17 +49,26 @@ def train(
     """Train a recipe (a file, a shipped name, a mapping) into a run folder, evaluate it on its test splits, and write its report.
 
     `overrides` are `key=value`; `allow_changed` lets a resumed run go on with another data or seed key. The folder is runs/NAME where
-    `output` is not given. Raises RecipeError for what cannot be run as it stands.
+    `output` is not given. Started by torchrun, all processes train one run together, and the first evaluates it. Raises RecipeError for
+    what cannot be run as it stands.
     """
     resolved = load_recipe(recipe, overrides)
     check_components(resolved)
     folder = Path(output) if output is not None else Path("runs") / resolved.name
-    run_training(resolved, output=folder, resume=resume, allow_changed=allow_changed, progress=progress, build=assemble)
-    run = load(folder)
-    for split in run.test_splits():
-        run.evaluate(split, write=True)
-    run.write_report()
-    return run
+    made: list[Run] = []
+
+    def judge() -> None:
+        made.append(run := load(folder))
+        for split in run.test_splits():
+            run.evaluate(split, write=True)
+        run.write_report()
+
+    with joined(resolved) as processes:
+        run_training(
+            resolved, output=folder, resume=resume, allow_changed=allow_changed, progress=progress, build=assemble, processes=processes
+        )
+        processes.on_main(judge)
+    return made[0] if made else load(folder)
 
 
 def load(folder: str | Path) -> Run:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,6 +27,8 @@ def train(
     run = chiasm.train(
         recipe, output=output, resume=resume, allow_changed=allow_changed, overrides=overrides or [], progress=not settings["json"]
     )
+    if os.environ.get("RANK", "0") != "0":
+        return  # of several processes the first speaks
     result({"run": str(run.folder), "metrics": run.metrics}, [*score_table(run.metrics, run.details), f"wrote {run.folder}"])
     next_step(f"chiasm evaluate {run.folder}", asking(run), f"open {run.folder}/report.html")
 

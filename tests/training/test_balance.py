@@ -17,7 +17,7 @@ from chiasm.recipe import load_recipe
 from chiasm.recipe_check import check_components
 from chiasm.recipe_errors import RecipeProblems
 from chiasm.training import checkpoint
-from chiasm.training.balance import Alone, coefficient
+from chiasm.training.balance import Alone, coefficient, sums_of
 from chiasm.training.log import read_log
 from chiasm.training.loop import train
 from chiasm.training.materials import assemble
@@ -237,10 +237,10 @@ def said(**likelihoods):
 
 def test_only_an_input_that_is_ahead_is_held_back(data):
     balance = ready(data, balance={"modulate": True, "alpha": 0.5})[1].model.balance
-    found = balance.coefficients([*said(left=0.9, right=0.5), *said(left=0.7, right=0.3, text=None)])
+    found = balance.coefficients([sums_of(said(left=0.9, right=0.5)), sums_of(said(left=0.7, right=0.3, text=None))])
     assert found == {"left": pytest.approx(1 - math.tanh(0.5 * 2)), "right": 1.0}
-    assert balance.coefficients(said(left=0.9, right=None)) == {}
-    assert ready(data)[1].model.balance.coefficients(said(left=0.9, right=0.5)) == {}  # modulate is off
+    assert balance.coefficients([sums_of(said(left=0.9, right=None))]) == {}
+    assert ready(data)[1].model.balance.coefficients([sums_of(said(left=0.9, right=0.5))]) == {}  # modulate is off
 
 
 @pytest.mark.parametrize("kind", ["sgd", "adamw"])

@@ -19,7 +19,7 @@ from numpy.random import Generator
 from torch import Tensor
 
 from chiasm.components import did_you_mean
-from chiasm.data.randomness import generator
+from chiasm.data.randomness import generator, key_of
 from chiasm.types import BadInput, BadSample, Batch, Occasion, Opened, RecipeError, Sample, StepBatches
 
 Control = tuple[str, str]  # (input, "shuffled" | "missing")
@@ -191,6 +191,10 @@ class Collator:
         drawn = {"occasion": Occasion(units, key, scored=not self.unlabelled)} if getattr(task, "draws", False) else {}
         inputs, targets = task.collate(samples, self.processor, **drawn)
         inputs |= {f"{name}_index": _index(of_rows) for name, of_rows in units.items()}
+        if not getattr(task, "additive", True):
+            keys = targets.setdefault("keys", {})
+            for name in units:
+                keys[name] = torch.tensor([key_of(first[0][0]) if (first := _items(row.opened, name)) else -1 for row in rows])
         return Batch(task.name, [s.id for s in samples], inputs, targets, [_light(s) for s in samples])
 
     def _sample(self, row: _Row, task: Any, hides: Sequence[str]) -> Sample:

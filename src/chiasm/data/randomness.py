@@ -14,6 +14,11 @@ def generator(*key: str | int) -> Generator:
     return Generator(Philox(key=int.from_bytes(blake2b(text, digest_size=16).digest())))
 
 
+def key_of(text: str) -> int:
+    """A 63-bit number that stands for a text."""
+    return int.from_bytes(blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()) >> 1
+
+
 def some_of(count: int, limit: int) -> list[int]:
     """At most `limit` of `count` row numbers, in order: drawn, since even spacing would pick one kind of row from a file that repeats."""
     if count <= limit:

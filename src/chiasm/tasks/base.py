@@ -39,6 +39,8 @@ class Task:
     Options = Options
     view: ClassVar[str] = "fused"
     additive: ClassVar[bool] = True  # the loss of a batch is a sum over rows, so that accumulation equals the big batch
+    gathers: ClassVar[bool] = False  # of one that is not: its loss takes in the rows of all `processes`
+    processes: Any = None  # set while several train together
     needs_head: ClassVar[bool] = False
     decides: ClassVar[bool] = False  # its head makes one decision per row from one vector, so that an input alone can make it too
     writes: ClassVar[bool] = False  # its output is text of any length, which the backbone must be able to generate

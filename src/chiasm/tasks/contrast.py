@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from chiasm.components import did_you_mean
+from chiasm.data.randomness import key_of
 from chiasm.tasks.base import LossParts, Task, distinct_texts
 from chiasm.tasks.base import Options as BaseOptions
-from chiasm.tasks.template import is_missing
+from chiasm.tasks.template import as_text, is_missing
 from chiasm.types import Batch, Prediction, RecipeError, Sample, Streams
 
 
@@ -42,6 +43,7 @@ class Contrast(Task):
 
     view: ClassVar[str] = "towers"
     additive: ClassVar[bool] = False
+    gathers: ClassVar[bool] = True
     needs_head: ClassVar[bool] = True
 
     def __init__(self, name: str, options: Any, inputs: Mapping[str, str]):
@@ -84,12 +86,14 @@ class Contrast(Task):
     def collate(self, samples: Sequence[Sample], processor: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
         inputs: dict[str, Tensor] = {}
         same: dict[str, Tensor] = {}
+        keys: dict[str, Tensor] = {}
         for side in self.sides:
             if self.is_stream(side):
                 continue
             texts, same[side] = distinct_texts(samples, side, processor)
             inputs |= texts
-        return inputs, {"same": same, "weight": float(len(samples))}
+            keys[side] = torch.tensor([key_of(as_text(sample.parts.get(side))) for sample in samples])
+        return inputs, {"same": same, "keys": keys, "weight": float(len(samples))}
 
     def side(self, model: Any, batch: Batch, streams: Streams, side: str) -> tuple[Tensor, Tensor]:
         """(unit-length embeddings of the distinct pictures or texts [D, width], which of them each row has [R])."""
@@ -106,7 +110,10 @@ class Contrast(Task):
         return functional.normalize(head.project[side](pooled).float(), dim=-1), index
 
     def loss(self, model: Any, batch: Batch, streams: Streams) -> LossParts:
-        (left, left_of), (right, right_of) = (self.side(model, batch, streams, side) for side in self.sides)
+        sides, weight = [self.side(model, batch, streams, side) for side in self.sides], batch.targets["weight"]
+        if self.processes is not None:
+            sides, weight = self.of_all(batch, sides)
+        (left, left_of), (right, right_of) = sides
         scores = left @ right.T * model.heads[self.name].scale()  # [DL, DR]
         positive = torch.zeros_like(scores)
         positive[left_of, right_of] = 1.0
@@ -115,7 +122,27 @@ class Contrast(Task):
             loss = (loss + multi_positive(scores.T, positive.T)) / 2
         with torch.no_grad():
             found = positive[torch.arange(len(scores), device=scores.device), scores.argmax(1)].mean()
-        return LossParts(loss * batch.targets["weight"], {"found": found})
+        return LossParts(loss * weight, {"found": found})
+
+    def of_all(self, batch: Batch, sides: Sequence[tuple[Tensor, Tensor]]) -> tuple[list[tuple[Tensor, Tensor]], float]:
+        """Both sides with the rows of all processes, so that 2 batches of 16 give the loss of one of 32; and its share of the weight.
+
+        What several processes have is one picture or text, as the first of them embedded it. A batch without weight adds no rows.
+        """
+        count = len(batch) if batch.targets["weight"] else 0
+        rows = [batch.targets["keys"][side][:count].cpu() for side in self.sides]
+        units = [torch.zeros(len(vectors) if count else 0, dtype=torch.long) for vectors, _ in sides]
+        for unit, (_, index), row in zip(units, sides, rows, strict=True):
+            unit[index.cpu()[:count]] = row
+        told = self.processes.gather({"rows": [row.tolist() for row in rows], "units": [unit.tolist() for unit in units]})
+        merged = []
+        for number, (vectors, index) in enumerate(sides):
+            of_units, of_rows = (torch.tensor([key for one in told for key in one[which][number]]) for which in ("units", "rows"))
+            known, place = torch.unique(of_units, return_inverse=True)
+            first = torch.full((len(known),), len(place)).scatter_reduce(0, place, torch.arange(len(place)), "amin")
+            everyone = self.processes.rows_of_all(vectors[: len(units[number])])
+            merged.append((everyone[first.to(index.device)], torch.searchsorted(known, of_rows).to(index.device)))
+        return merged, len(merged[0][1]) / self.processes.world
 
     def outputs(self, model: Any, batch: Batch, streams: Streams) -> Tensor:
         """[R, 2 * width] both sides' embeddings, row by row."""

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,12 +81,12 @@ class Balance(nn.Module):
             done.append(Alone(name, named(task.name, name), loss, likely[counted].sum(), counted.sum()))
         return done
 
-    def coefficients(self, found: Iterable[Alone]) -> dict[str, float]:
-        """Input -> k, below 1 for those that are ahead of the others in this step; empty without `modulate`."""
+    def coefficients(self, found: Iterable[Mapping[str, Sequence[float]]]) -> dict[str, float]:
+        """`sums_of` every process -> input -> k, below 1 for those ahead of the others in this step; empty without `modulate`."""
         sums: dict[str, list[float]] = {}
-        for one in found if self.spec.modulate else ():
-            likely, rows = sums.setdefault(one.input, [0.0, 0.0])
-            sums[one.input] = [likely + float(one.likelihood), rows + float(one.rows)]
+        for name, (likely, rows) in (item for of_one in found for item in of_one.items()) if self.spec.modulate else ():
+            before = sums.setdefault(name, [0.0, 0.0])
+            sums[name] = [before[0] + likely, before[1] + rows]
         means = {name: likely / rows for name, (likely, rows) in sums.items() if rows}
         return {name: coefficient(name, means, self.spec.alpha) for name in means} if len(means) > 1 else {}
 
@@ -109,6 +109,15 @@ class Balance(nn.Module):
         with torch.no_grad():
             for (parameter, k), start in zip(own, before, strict=True):
                 parameter.copy_(start.lerp_(parameter, k))
+
+
+def sums_of(found: Iterable[Alone]) -> dict[str, list[float]]:
+    """Input -> [summed likelihood of the targets, rows]."""
+    sums: dict[str, list[float]] = {}
+    for one in found:
+        likely, rows = sums.setdefault(one.input, [0.0, 0.0])
+        sums[one.input] = [likely + float(one.likelihood), rows + float(one.rows)]
+    return sums
 
 
 def coefficient(name: str, means: Mapping[str, float], alpha: float) -> float:

@@ -12,13 +12,13 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, load_model, save_file, save_model
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from chiasm.types import ChiasmError
@@ -33,18 +33,28 @@ class CheckpointError(ChiasmError):
     """A checkpoint that cannot be written or used."""
 
 
-def save(folder: Path, step: int, *, model: nn.Module, optimizer: Optimizer | None, state: dict[str, Any]) -> Path:
+def save(
+    folder: Path,
+    step: int,
+    *,
+    model: nn.Module,
+    optimizer: Optimizer | None,
+    state: dict[str, Any],
+    weights: Mapping[str, Tensor] | None = None,
+    moments: Mapping[str, Tensor] | None = None,
+) -> Path:
     """Write `folder/step-XXXXXXXX` completely or not at all; CheckpointError names the space that is missing on a full disk.
 
-    `optimizer` is None between two stages: each begins with a fresh one.
+    `optimizer` is None between two stages: each begins with a fresh one. `weights` and `moments` are the tensors of both where model and
+    optimizer hold only this process's parts.
     """
     folder.mkdir(parents=True, exist_ok=True)
     target, aside = folder / _name(step), folder / f"{ASIDE}{_name(step)}"
     _remove(aside)
     try:
         aside.mkdir()
-        save_model(model, str(aside / MODEL))
-        save_file(_optimizer_tensors(model, optimizer), str(aside / OPTIMIZER))
+        save_model(model if weights is None else _Weights(weights), str(aside / MODEL))
+        save_file(dict(optimizer_tensors(model, optimizer) if moments is None else moments), str(aside / OPTIMIZER))
         (aside / STATE).write_text(json.dumps(state, indent=1), encoding="utf-8")
         for name in (MODEL, OPTIMIZER, STATE):
             _fsync(aside / name)
@@ -132,26 +142,34 @@ def path_of(folder: Path, step: int) -> Path:
     return folder / _name(step)
 
 
-def load_weights(path: Path, model: nn.Module) -> None:
-    """Put the saved weights into `model`, bit for bit; every name must match."""
+def load_weights(path: Path, model: nn.Module, weights: Mapping[str, Tensor] | None = None) -> None:
+    """Put the saved weights into `model`, bit for bit; every name must match. Into `weights` instead, where they are given."""
+    if weights is not None:
+        for name, tensor in load_file(str(path / MODEL)).items():
+            weights[name].copy_(tensor)
+        return
     try:
         load_model(model, str(path / MODEL))
     except RuntimeError as error:
         raise CheckpointError(f"{path / MODEL} does not fit this model: {' '.join(str(error).split())}") from None
 
 
-def load_optimizer(path: Path, model: nn.Module, optimizer: Optimizer) -> None:
-    """Put the saved state into `optimizer`; parameters are matched by name."""
+def load_optimizer(
+    path: Path, model: nn.Module, optimizer: Optimizer, part_of: Callable[[Tensor, Tensor], Tensor] = lambda parameter, whole: whole
+) -> None:
+    """Put the saved state into `optimizer`; parameters are matched by name. `part_of(parameter, tensor)`: what this process keeps of it."""
     saved: dict[str, dict[str, Any]] = {}
     for key, tensor in load_file(str(path / OPTIMIZER)).items():
         kind, _, name = key.partition("/")
         saved.setdefault(name, {})[kind] = tensor
     names = _names(model)
-    order = [names[id(p)] for group in optimizer.param_groups for p in group["params"]]
+    parameters = {names[id(p)]: p for group in optimizer.param_groups for p in group["params"]}
+    order = list(parameters)
     if strange := sorted(set(saved) - set(order)):
         raise CheckpointError(
             f"{path / OPTIMIZER} has state for {strange[0]}, which this stage does not train; start anew in another --output"
         )
+    saved = {n: {kind: part_of(parameters[n], tensor) for kind, tensor in state.items()} for n, state in saved.items()}
     current = optimizer.state_dict()
     optimizer.load_state_dict({"state": {i: saved[n] for i, n in enumerate(order) if n in saved}, "param_groups": current["param_groups"]})
 
@@ -173,7 +191,19 @@ def require_space(folder: Path, model: nn.Module) -> None:
         )
 
 
-def _optimizer_tensors(model: nn.Module, optimizer: Optimizer | None) -> dict[str, Any]:
+class _Weights(nn.Module):
+    """A model as far as `save_model` looks at it."""
+
+    def __init__(self, weights: Mapping[str, Tensor]):
+        super().__init__()
+        self.weights = weights
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        return dict(self.weights)
+
+
+def optimizer_tensors(model: nn.Module, optimizer: Optimizer | None) -> dict[str, Any]:
+    """Its state by kind and name of the parameter."""
     if optimizer is None:
         return {}
     names = _names(model)

@@ -16,11 +16,11 @@ PARTS = 10_000  # of the bar
 
 
 class Display:
-    """Everything goes to standard error, so that standard output stays free for results."""
+    """Everything goes to standard error, so that standard output stays free for results. `mute`: another process speaks for this one."""
 
-    def __init__(self, show: bool = True):
+    def __init__(self, show: bool = True, *, mute: bool = False):
         self.console = Console(stderr=True, highlight=False, soft_wrap=True)
-        self.show, self._printed = show, 0.0
+        self.show, self.mute, self._printed = show and not mute, mute, 0.0
         self._bar: tuple[Progress, TaskID] | None = None
         self._title, self._started, self._rows, self._first = "", 0.0, 0, 0.0
 
@@ -32,7 +32,7 @@ class Display:
         """A warning is printed even where progress is not."""
         if self.show:
             self.console.print(text, markup=False, style="yellow")
-        else:
+        elif not self.mute:
             print(text, file=sys.stderr)
 
     def table(self, title: str, rows: Sequence[PartRow]) -> None:

@@ -29,6 +29,22 @@ class RunLog:
         self._file.close()
 
 
+class NoLog(RunLog):
+    """Of a process that leaves writing to another."""
+
+    def __init__(self) -> None:
+        return
+
+    def write(self, **record: Any) -> None:
+        return
+
+    def sync(self) -> int:
+        return 0
+
+    def close(self) -> None:
+        return
+
+
 def read_log(path: Path) -> list[dict[str, Any]]:
     """All records; a last line that a kill cut short is left out."""
     text = path.read_text(encoding="utf-8")

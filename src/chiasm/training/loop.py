@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from chiasm.data.order import plan_epoch
 from chiasm.recipe import Recipe, StageSpec
 from chiasm.training import checkpoint
 from chiasm.training.display import Display
+from chiasm.training.distributed import OneProcess
 from chiasm.training.feature_cache import NotCached, cacheable_inputs, scan, with_features
 from chiasm.training.influence import check_influence
 from chiasm.training.job import Job, begin, finish, stage_tasks
@@ -29,6 +31,7 @@ from chiasm.training.materials import Materials, assemble
 from chiasm.training.schedule import StageClock, learning_rate
 from chiasm.training.signals import StopRequest
 from chiasm.training.stages import apply_stage, parameter_groups
+from chiasm.training.stand_in import StandIns
 from chiasm.training.step import Stepper, StepResult, seed_of
 from chiasm.types import NonFiniteError, RecipeError, StepBatches
 
@@ -43,15 +46,20 @@ def train(
     allow_changed: bool = False,
     progress: bool = True,
     build: Callable[[Recipe], Materials] = assemble,
+    processes: OneProcess | None = None,
 ) -> None:
     """Train `recipe` into the run folder `output`: recipe.yaml, checkpoints/, log.jsonl, data.json, quarantine.jsonl and model/.
 
     `resume` goes on from the newest checkpoint that verifies, bit for bit as if nothing had happened. Raises NonFiniteError after three
-    steps in a row with NaN or Inf, and Stopped where SIGTERM or SIGINT asked for it; both after writing a checkpoint.
+    steps in a row with NaN or Inf, and Stopped where SIGTERM or SIGINT asked for it; both after writing a checkpoint. `processes`: those
+    that train it together, each in this function.
     """
-    display, folder = Display(progress), Path(output)
-    with run_lock(folder, display.warn), StopRequest() as stop:
-        job = begin(build, recipe, folder, display, stop, resume=resume, allow_changed=allow_changed)
+    processes, folder = processes or OneProcess(), Path(output)
+    display = Display(progress, mute=not processes.is_main)
+    with ExitStack() as held:
+        processes.on_main(lambda: held.enter_context(run_lock(folder, display.warn)))
+        stop = held.enter_context(StopRequest())
+        job = begin(build, recipe, folder, display, stop, processes, resume=resume, allow_changed=allow_changed)
         try:
             while job.state.stage < len(recipe.stages):
                 train_stage(job, recipe.stages[job.state.stage])
@@ -64,7 +72,7 @@ def train(
 def train_stage(job: Job, stage: StageSpec) -> None:
     """One stage from where it stands: set up, epochs of steps, a checkpoint at its end."""
     # ---- what trains, on what
-    state, settings, materials = job.state, job.recipe.train, job.materials
+    state, settings, materials, processes = job.state, job.recipe.train, job.materials, job.processes
     model, tasks, split = materials.model, stage_tasks(job, stage), materials.split(stage.data)
     if not len(split):
         raise RecipeError(f"stages.{stage.name}: the split '{stage.data}' has no rows")
@@ -79,39 +87,36 @@ def train_stage(job: Job, stage: StageSpec) -> None:
         job.display.line(f"note: {', '.join(joint)} compares the rows of each micro-batch of {stage.batch_size}, not of the whole step")
 
     # ---- optimizer
+    processes.shard(model)
+    for task in tasks.values():
+        processes.joins(task)
     groups = parameter_groups(model, weight_decay=settings.weight_decay)
     job.optimizer = torch.optim.AdamW(groups, lr=stage.learning_rate, betas=(settings.betas[0], settings.betas[1]))
     if job.resumed_from is not None:
-        checkpoint.load_optimizer(job.resumed_from, model, job.optimizer)
+        checkpoint.load_optimizer(job.resumed_from, model, job.optimizer, processes.part_of)
         job.resumed_from = None
     balance = getattr(model, "balance", None)
     if balance is not None:
         count = sum(p.numel() for p in balance.parameters())
         job.display.line(f"balance: {count:,} parameters in heads for each input alone; they are not part of the finished model")
-    stepper = Stepper(
-        model,
-        tasks,
-        weights,
-        job.optimizer,
-        precision=job.precision,
-        seed=settings.seed,
-        clip=settings.clip,
-        balance=balance,
-        learned=getattr(model, "loss_weights", None),
-    )
 
     # ---- epochs
     seed = seed_of(settings.seed, state.stage)
     plan_of = partial(plan_epoch, split, seed=seed, batch_size=stage.batch_size, group_rows=settings.group_rows)
     plan = plan_of(epoch=state.epoch)
-    clock = StageClock(state, stage, steps_per_epoch=math.ceil(len(plan) / stage.accumulate))
+    clock = StageClock(state, stage, steps_per_epoch=math.ceil(len(plan) / stage.accumulate), shared=processes.shared)
     if clock.passes > 1:
-        split, collator = _cache_features(job, tasks, split, collator)
+        with processes.main_first():
+            split, collator = _cache_features(job, tasks, split, collator)
+    parts = {"precision": job.precision, "balance": balance, "processes": processes, "stand_in": StandIns(split, collator)}
+    parts["learned"] = getattr(model, "loss_weights", None)
+    stepper = Stepper(model, tasks, weights, job.optimizer, seed=settings.seed, clip=settings.clip, **parts)
     job.display.begin(f"stage {stage.name}", clock.done())
     while clock.done() < 1 and not job.stops_early():
         plan = plan_of(epoch=state.epoch)
+        own = [processes.share_of(rows) for rows in plan]
         loader = Loader(
-            split, plan, collator, num_workers=settings.num_workers, start=state.batch, seed=seed, epoch=state.epoch, augment=True
+            split, own, collator, num_workers=settings.num_workers, start=state.batch, seed=seed, epoch=state.epoch, augment=True
         )
         _epoch(job, stage, tasks, stepper, loader, clock)
         if not job.accounting.counts()[stage.data]["used"]:
@@ -124,9 +129,7 @@ def train_stage(job: Job, stage: StageSpec) -> None:
     # ---- end
     job.display.end()
     job.validate(tasks)
-    state.next_stage()
-    job.optimizer = None
-    job.save()
+    job.next_stage()
 
 
 def _epoch(
@@ -138,7 +141,7 @@ def _epoch(
     if job.stops_early():
         return
     for micro in _grouped(loader, stage.accumulate):
-        for part in micro:
+        for part in job.processes.counted(micro):
             job.accounting.add(stage.data, size, part, epoch=state.epoch)
         rate = learning_rate(
             clock.done(0.5),

@@ -11,7 +11,10 @@ from chiasm.recipe import Recipe
 from chiasm.types import RecipeError
 
 SHAPE = ("inputs", "encoders", "backbone", "fusion", "tasks")  # keys that decide which weights there are
-FREE = ("name", "train.save_every", "train.keep_last", "train.num_workers", "train.device", "train.evaluate_every", "train.early_stopping")
+FREE = (
+    *("name", "train.save_every", "train.keep_last", "train.num_workers", "train.device", "train.strategy", "train.evaluate_every"),
+    "train.early_stopping",
+)
 MISSING = "(not given)"
 
 
@@ -22,6 +25,7 @@ class TrainState:
     recipe: dict[str, Any]
     precision: str = ""  # fp32 or bf16, as chosen at the start; a resumed run keeps it
     threads: int = 1  # likewise: sums are split over threads
+    processes: int = 1  # that trained it last
     stage: int = 0
     epoch: int = 0
     batch: int = 0  # micro-batches of this epoch that were trained on

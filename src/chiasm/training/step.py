@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
-from chiasm.training.balance import Alone, Balance
+from chiasm.training.balance import Alone, Balance, sums_of
+from chiasm.training.distributed import OneProcess
 from chiasm.training.loss_weights import LossWeights
 from chiasm.training.precision import Precision
-from chiasm.types import Batch, StepBatches
+from chiasm.training.stages import set_modes
+from chiasm.types import Batch, StepBatches, Streams
+
+CAUSES = ("nonfinite_input", "nonfinite_loss", "nonfinite_grad")  # from the first that can be seen to the last
 
 
 @dataclass(slots=True)
@@ -35,7 +40,10 @@ class StepResult:
 
 
 class Stepper:
-    """Trains `model` on one stage's tasks. Every random draw of a forward pass comes from f(seed, step, micro-batch)."""
+    """Trains `model` on one stage's tasks. Every random draw of a forward pass comes from f(seed, step, micro-batch, process).
+
+    `stand_in` gives a batch of a task for a process that has none where the others wait for it; it adds nothing to the step.
+    """
 
     def __init__(
         self,
@@ -48,9 +56,12 @@ class Stepper:
         seed: int,
         clip: float | None,
         balance: Balance | None = None,
+        processes: OneProcess | None = None,
+        stand_in: Callable[[str], StepBatches] | None = None,
         learned: LossWeights | None = None,
     ):
-        self.model, self.tasks, self.optimizer, self.balance, self.learned = model, tasks, optimizer, balance, learned
+        self.processes, self.stand_in, self.learned = processes or OneProcess(), stand_in, learned
+        self.model, self.tasks, self.optimizer, self.balance = model, tasks, optimizer, balance
         self.weights = {**weights, **(balance.weights(weights) if balance is not None else {})}
         self.precision, self.seed, self.clip = precision, seed, clip
         self.device = next(model.parameters()).device
@@ -59,24 +70,23 @@ class Stepper:
 
     def __call__(self, micro: Sequence[StepBatches], *, step: int, learning_rate: float) -> StepResult:
         """Forward and backward over the micro-batches, then one optimizer step unless something is not finite."""
-        totals = whole_weights(micro)
-        rows = sum(len(batch) for m in micro for batch in m.batches)
-        unlabelled = sum(not float(batch.targets["weight"]) for m in micro for batch in m.batches)
+        weights = [_added(of_all) for of_all in zip(*self.processes.gather([whole_weights([m]) for m in micro]), strict=True)]
+        totals = _added(weights)
+        rows = sum(self.processes.gather(sum(len(batch) for m in micro for batch in m.batches)))
+        unlabelled = sum(not weight for of_micro in weights for weight in of_micro.values())
         if not any(totals.values()):
             return StepResult(0.0, {}, 0.0, rows, skipped="empty", unlabelled=unlabelled)
         kept = [b.clone() for b in self.statistics]
-        sums = [part for k, m in enumerate(micro) for part in self._backward(m, totals, step, k)]
-        labelled = [task for task, total in totals.items() if total]
-        factors = {} if self.learned is None else {task: float(self.learned.factor(task).detach()) for task in labelled}
-        penalty = 0.0
-        if self.learned is not None:
-            (summed := self.learned.penalty(labelled)).backward()
-            penalty = float(summed.detach())
-        norm = nn.utils.clip_grad_norm_(self.trainable, math.inf if self.clip is None else self.clip)
+        sums = [part for k, m in enumerate(micro) for part in self._backward(m, totals, step, k, {n for n, w in weights[k].items() if w})]
+        factors, penalty = self._learn_weights([task for task, total in totals.items() if total])
+        self.processes.sum_gradients(self.trainable)
+        self.processes.merge_statistics(self.statistics, kept)
+        norm = self.processes.clip(self.trainable, math.inf if self.clip is None else self.clip)
         *values, grad_norm = torch.stack([*(part.total.float() for part in sums), norm.float().to(self.device)]).tolist()
         losses: dict[str, float] = {}
         for part, value in zip(sums, values, strict=True):
             losses[part.name] = losses.get(part.name, 0.0) + value / totals[part.batch.task]
+        losses = _added(self.processes.gather(losses))
         loss = penalty + sum(self.weights[name] * factors.get(name, 1.0) * value for name, value in losses.items())
         result = StepResult(loss, losses, grad_norm, rows, unlabelled=unlabelled, loss_weights=factors)
         if math.isfinite(loss) and math.isfinite(grad_norm):
@@ -85,44 +95,74 @@ class Stepper:
             with self._balanced(sums, result, step):
                 self.optimizer.step()
         else:
-            result.skipped, result.ids = _cause(micro, [(part.batch, value) for part, value in zip(sums, values, strict=True)])
+            cause = _cause(micro, [(part.batch, value) for part, value in zip(sums, values, strict=True)])
+            result.skipped, result.ids = _first_cause(self.processes.gather(cause))
             for buffer, before in zip(self.statistics, kept, strict=True):
                 buffer.copy_(before)
         self.optimizer.zero_grad(set_to_none=True)
         return result
 
-    def _backward(self, micro: StepBatches, totals: Mapping[str, float], step: int, index: int) -> list[_Part]:
-        """Gradients of one micro-batch; returns the summed losses of each of its batches."""
-        labelled = [b for b in micro.batches if float(b.targets["weight"])]
-        if not labelled:
+    def _backward(self, micro: StepBatches, totals: Mapping[str, float], step: int, index: int, present: Collection[str]) -> list[_Part]:
+        """Gradients of one micro-batch; returns the summed losses of its batches. `present`: the tasks that any process has in it."""
+        labelled = {b.task: b for b in micro.batches if float(b.targets["weight"])}
+        called = [name for name in self.tasks if name in labelled or (name in present and self.processes.needs(self.tasks[name]))]
+        if not called:
             return []
-        torch.manual_seed(seed_of(self.seed, step, index))
-        moved = StepBatches(micro.pool, labelled).to(self.device)
-        sums = []
-        with self.precision.autocast():
-            streams = self.model.encode(moved.pool)
-            for batch in moved.batches:
-                task = self.tasks[batch.task]
-                sums.append(_Part(batch, batch.task, task.loss(self.model, batch, streams).total))
-                if self.balance is not None:
-                    sums += [_Part(batch, one.name, one.loss, one) for one in self.balance.losses(self.model, task, batch, streams)]
-        scaled = [part.total * (self.weights[part.name] / totals[part.batch.task]) for part in sums]
-        if self.learned is not None:
-            scaled = [
-                loss if part.alone is not None else loss * self.learned.factor(part.name) for loss, part in zip(scaled, sums, strict=True)
-            ]
-        whole = torch.stack(scaled).sum()
+        torch.manual_seed(seed_of(self.seed, step, index, *([self.processes.rank] if self.processes.rank else [])))
+        moved = StepBatches(micro.pool, list(labelled.values())).to(self.device)
+        sums: list[_Part] = []
+
+        def forward() -> Tensor:
+            with self.precision.autocast():
+                streams = self.model.encode(moved.pool) if labelled else {}
+                labelled.update((batch.task, batch) for batch in moved.batches)
+                for name in called:
+                    sums.extend(self._losses(labelled[name], streams) if name in labelled else [self._stood_in(name)])
+            return torch.stack([self._weighed(part, totals) for part in sums]).sum()
+
+        whole = self.processes.forward(forward)
         if whole.requires_grad:  # not where only an input's connector trains and no row has that input
             whole.backward()
         for part in sums:
             part.total = part.total.detach()
         return sums
 
+    def _weighed(self, part: _Part, totals: Mapping[str, float]) -> Tensor:
+        """What a part adds to the step's loss."""
+        loss = part.total * (self.weights[part.name] / totals[part.batch.task])
+        return loss if self.learned is None or part.alone is not None else loss * self.learned.factor(part.name)
+
+    def _learn_weights(self, labelled: Sequence[str]) -> tuple[dict[str, float], float]:
+        """(the learned weights as they were in this step, what they add to its loss), with the gradient of the latter."""
+        if self.learned is None:
+            return {}, 0.0
+        penalty = self.learned.penalty(labelled)
+        (penalty / self.processes.world).backward()
+        return {task: float(self.learned.factor(task).detach()) for task in labelled}, float(penalty.detach())
+
+    def _losses(self, batch: Batch, streams: Streams) -> list[_Part]:
+        """A batch's own summed loss, and those of its inputs alone."""
+        task = self.tasks[batch.task]
+        own = _Part(batch, batch.task, task.loss(self.model, batch, streams).total)
+        alone = [] if self.balance is None else self.balance.losses(self.model, task, batch, streams)
+        return [own, *(_Part(batch, one.name, one.loss, one) for one in alone)]
+
+    def _stood_in(self, name: str) -> _Part:
+        """The loss of a task that only other processes have rows of: nothing, but with the same exchanges on the way."""
+        assert self.stand_in is not None
+        step, task = self.stand_in(name).to(self.device), self.tasks[name]
+        batch = dataclasses.replace(step.batches[0], targets={**step.batches[0].targets, "weight": 0.0})
+        self.model.eval()  # its statistics are not those of the step
+        total = task.loss(self.model, batch, self.model.encode(step.pool)).total
+        set_modes(self.model)
+        return _Part(batch, name, total * 0 if task.additive else total)
+
     def _balanced(self, sums: Sequence[_Part], result: StepResult, step: int) -> contextlib.AbstractContextManager[None]:
         """Around the optimizer's step: shorter where train.balance says so; notes in `result` by how much. Its noise comes first."""
         if self.balance is None:
             return contextlib.nullcontext()
-        coefficients = self.balance.coefficients(part.alone for part in sums if part.alone is not None)
+        found = self.processes.gather(sums_of(p.alone for p in sums if p.alone is not None and self.balance.spec.modulate))
+        coefficients = self.balance.coefficients(found)
         self.balance.disturb(self.model, coefficients, seed_of(self.seed, step, "noise"))
         result.shortened = {name: k for name, k in coefficients.items() if k < 1}
         return self.balance.shortened(self.model, result.shortened)
@@ -150,6 +190,21 @@ def whole_weights(micro: Sequence[StepBatches]) -> dict[str, float]:
 def seed_of(*parts: object) -> int:
     """A 63-bit seed that is a pure function of its arguments."""
     return int.from_bytes(hashlib.sha256("/".join(map(str, parts)).encode()).digest()[:8], "big") >> 1
+
+
+def _added(parts: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    """Sums by name."""
+    sums: dict[str, float] = {}
+    for part in parts:
+        for name, value in part.items():
+            sums[name] = sums.get(name, 0.0) + value
+    return sums
+
+
+def _first_cause(causes: Sequence[tuple[str, list[str]]]) -> tuple[str, list[str]]:
+    """What several processes saw, as one: the earliest kind of cause, and the samples of those that saw it."""
+    kind = min((cause for cause, _ in causes), key=CAUSES.index)
+    return kind, sorted({id for cause, ids in causes if cause == kind for id in ids})
 
 
 def _cause(micro: Sequence[StepBatches], values: Sequence[tuple[Batch, float]]) -> tuple[str, list[str]]:
