@@ -109,7 +109,6 @@ def train_stage(job: Job, stage: StageSpec) -> None:
         with processes.main_first():
             split, collator = _cache_features(job, tasks, split, collator)
     parts = {"precision": job.precision, "balance": balance, "processes": processes, "stand_in": StandIns(split, collator)}
-    parts["learned"] = getattr(model, "loss_weights", None)
     stepper = Stepper(model, tasks, weights, job.optimizer, seed=settings.seed, clip=settings.clip, **parts)
     job.display.begin(f"stage {stage.name}", clock.done())
     while clock.done() < 1 and not job.stops_early():

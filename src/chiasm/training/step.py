@@ -58,9 +58,9 @@ class Stepper:
         balance: Balance | None = None,
         processes: OneProcess | None = None,
         stand_in: Callable[[str], StepBatches] | None = None,
-        learned: LossWeights | None = None,
     ):
-        self.processes, self.stand_in, self.learned = processes or OneProcess(), stand_in, learned
+        self.processes, self.stand_in = processes or OneProcess(), stand_in
+        self.learned: LossWeights | None = getattr(model, "loss_weights", None)
         self.model, self.tasks, self.optimizer, self.balance = model, tasks, optimizer, balance
         self.weights = {**weights, **(balance.weights(weights) if balance is not None else {})}
         self.precision, self.seed, self.clip = precision, seed, clip
