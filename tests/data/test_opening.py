@@ -116,6 +116,8 @@ def test_chat_form(tmp_path):
     assert second["image"] == ["a.png", "b.png"] and "answer" not in second
     with pytest.raises(BadInput, match="1 <image> in the messages, but 2 given"):
         source.read(2)
+    assert second["question"] == "and now?" and second["history"] == [{"question": "be brief what is this?", "answer": "a cat"}]
+    assert first["question"] == "what is this?" and first["history"] == []
     third = source.read(3).parts
     assert third["prompt"] == "<image>what is this?" and "image" not in third
     with pytest.raises(BadInput, match="list of"):

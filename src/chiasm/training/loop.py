@@ -89,15 +89,7 @@ def train_stage(job: Job, stage: StageSpec) -> None:
         count = sum(p.numel() for p in balance.parameters())
         job.display.line(f"balance: {count:,} parameters in heads for each input alone; they are not part of the finished model")
     stepper = Stepper(
-        model,
-        tasks,
-        weights,
-        job.optimizer,
-        precision=job.precision,
-        seed=settings.seed,
-        clip=settings.clip,
-        balance=balance,
-        learned=getattr(model, "loss_weights", None),
+        model, tasks, weights, job.optimizer, precision=job.precision, seed=settings.seed, clip=settings.clip, balance=balance
     )
 
     # ---- epochs

@@ -48,9 +48,9 @@ class Stepper:
         seed: int,
         clip: float | None,
         balance: Balance | None = None,
-        learned: LossWeights | None = None,
     ):
-        self.model, self.tasks, self.optimizer, self.balance, self.learned = model, tasks, optimizer, balance, learned
+        self.model, self.tasks, self.optimizer, self.balance = model, tasks, optimizer, balance
+        self.learned: LossWeights | None = getattr(model, "loss_weights", None)
         self.weights = {**weights, **(balance.weights(weights) if balance is not None else {})}
         self.precision, self.seed, self.clip = precision, seed, clip
         self.device = next(model.parameters()).device
