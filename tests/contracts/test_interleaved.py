@@ -87,10 +87,8 @@ def test_see_all_reads_both(kind):
 def test_a_picture_without_a_place_is_seen_by_all_that_follows(kind):
     """The processor puts its marker in front; token ids without any marker see everything."""
     model, processor = built(kind)
-    changed = (
-        read(model, prepared(processor, picture(3), text="is a red cat"))
-        - read(model, prepared(processor, picture(2), text="is a red cat"))
-    ).abs()
+    first, second = (read(model, prepared(processor, picture(n), text="is a red cat")) for n in (2, 3))
+    changed = (first - second).abs()
     begun = len(processor.start_ids)
     assert (changed.amax(1)[begun:] > 0).all()
     inputs = [prepared(processor, picture(n), text="is a red cat") for n in (2, 3)]

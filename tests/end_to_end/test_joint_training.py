@@ -1,4 +1,4 @@
-"""Pictures with captions, and texts alone, in one stage: every row goes to the tasks whose columns it has, and text alone is a language model."""
+"""Captions, dialogues and texts alone in one stage: every row goes to the tasks whose columns it has; text alone is a language model."""
 
 from __future__ import annotations
 
