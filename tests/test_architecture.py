@@ -20,7 +20,17 @@ PYTHON = [path for folder in ("src", "tests", "scripts", "bench", "examples") fo
 LAYERS = [
     ["types"],
     ["components"],
-    ["recipe", "recipe_check", "recipe_errors", "recipe_override", "recipe_paths", "recipe_schema", "recipe_streams", "recipe_yaml"],
+    [
+        "recipe",
+        "recipe_base",
+        "recipe_check",
+        "recipe_errors",
+        "recipe_override",
+        "recipe_paths",
+        "recipe_schema",
+        "recipe_streams",
+        "recipe_yaml",
+    ],
     ["media"],
     ["data"],
     ["encoders"],

@@ -327,12 +327,10 @@ class ChiasmModel(DecodingPass, ChiasmPreTrainedModel):
 
     def reach(self, input_ids: Tensor | None, streams: Streams, step: Step) -> dict[str, tuple[Tensor, Tensor]]:
         """Input whose places are marked -> which of its items each text token may see; nothing where there are no token ids."""
-        marked = {} if input_ids is None else self.config.marker_ids
-        return {
-            name: reach(input_ids.eq(token), streams[name], step)
-            for name, token in marked.items()
-            if input_ids is not None and name in streams
-        }
+        if input_ids is None:
+            return {}
+        markers = {name: input_ids.eq(token) for name, token in self.config.marker_ids.items() if name in streams}
+        return {name: reach(places, streams[name], step) for name, places in markers.items()}
 
     def see(self, mask: Tensor, placeholders: Mapping[str, Tensor], streams: Streams) -> Tensor:
         """[R, T] the mask without placeholders whose token is not visible (an absent picture, the padding of a clip)."""

@@ -12,8 +12,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path as FilePath
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator, model_serializer, model_validator
+from pydantic import Field, PrivateAttr, ValidationError, field_validator, model_validator
 
+from chiasm.recipe_base import OpenSpec, Spec
 from chiasm.recipe_errors import RecipeProblems, explain
 from chiasm.recipe_override import apply_overrides, take_form
 from chiasm.recipe_paths import anchor, find_recipe, split_form
@@ -24,42 +25,6 @@ from chiasm.types import RecipeError
 Name = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 PositiveInt = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
-
-
-class Spec(BaseModel):
-    """A closed section of a recipe."""
-
-    model_config = ConfigDict(
-        extra="forbid", strict=True, frozen=True, allow_inf_nan=False, use_attribute_docstrings=True, protected_namespaces=()
-    )
-    shorthand: ClassVar[str] = ""  # the key that a bare word stands for
-
-    @model_validator(mode="before")
-    @classmethod
-    def _expand(cls, data: Any) -> Any:
-        return {cls.shorthand: data} if isinstance(data, str) and cls.shorthand else data
-
-
-class OpenSpec(Spec):
-    """A section that names a component; the keys it does not know are the component's and are kept in `options`."""
-
-    options: dict[str, Any] = Field(default_factory=dict)
-    """The component's own keys; written straight into the section, not under `options`."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _collect(cls, data: Any) -> Any:
-        if not isinstance(data, Mapping):
-            return data
-        own = {k: v for k, v in data.items() if k in cls.model_fields and k != "options"}
-        rest = {k: v for k, v in data.items() if k not in cls.model_fields}
-        return {**own, "options": {**data.get("options", {}), **rest}}
-
-    @model_serializer(mode="wrap")
-    def _flatten(self, handler: Any) -> dict[str, Any]:
-        data = handler(self)
-        options = data.pop("options")
-        return {**data, **options}
 
 
 class Lora(Spec):

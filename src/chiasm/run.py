@@ -223,7 +223,7 @@ class Run:
     def _scored(self, split: Split) -> list[Any]:
         """The tasks that some row of the split has targets for."""
         columns = set(split.source.columns)
-        return [task for task in self.tasks.values() if set(task.targets) <= columns | set(self.recipe.inputs)]
+        return [task for task in self.tasks.values() if {*task.targets, *task.lists} <= columns | set(self.recipe.inputs)]
 
     def _inputs(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """A row's values under the recipe's input names; an unknown name is an error, but `image=` finds the only image input."""

@@ -110,12 +110,14 @@ def test_chat_form(tmp_path):
     source = open_source(DataSpec(train="t.jsonl", validation="t.jsonl"), "train", tmp_path)
     first = source.read(0).parts
     assert (first["prompt"], first["answer"], first["image"]) == ("what is this?", "a cat", "a.png")
-    assert set(source.columns) == {"messages", "images", "prompt", "answer", "image"}
+    assert set(source.columns) == {"messages", "images", "prompt", "answer", "question", "history", "image"}
     second = source.read(1).parts
     assert second["prompt"] == "system: be brief\nuser: what is this?\nassistant: a cat\nuser: and now?"
     assert second["image"] == ["a.png", "b.png"] and "answer" not in second
     with pytest.raises(BadInput, match="1 <image> in the messages, but 2 given"):
         source.read(2)
+    assert second["question"] == "and now?" and second["history"] == [{"question": "be brief what is this?", "answer": "a cat"}]
+    assert first["question"] == "what is this?" and first["history"] == []
     third = source.read(3).parts
     assert third["prompt"] == "<image>what is this?" and "image" not in third
     with pytest.raises(BadInput, match="list of"):

@@ -12,6 +12,7 @@ from chiasm.data.scenes.draw import CROP, SCENE, SIZES, digits, draw, handwritin
 from chiasm.data.scenes.export import export
 from chiasm.data.scenes.language import WORDS
 from chiasm.data.scenes.layout import HANDWRITING, SLOTS, SPLITS
+from chiasm.data.scenes.shots import MADE_UP, NEW
 from chiasm.data.scenes.speech import FOLDER, say, speakers, speech_index
 from chiasm.data.scenes.things import COLOURS, DIGITS, NEW_COLOUR, PICTOGRAMS, THINGS, held_out
 from chiasm.data.sources.scenes import ROWS, Scenes
@@ -272,3 +273,53 @@ def test_the_exported_recipe_is_a_recipe(tmp_path):
     export(tmp_path / "out", scenes_per_split=1, splits=("train", "things", "words"))
     recipe = load_recipe(tmp_path / "out/recipe.yaml")
     assert set(recipe.data.named()) == {"train"} and set(recipe.inputs) == {"image", "audio", "question"}
+
+
+def test_dialogues_are_true_to_their_pictures():
+    """Every turn is answered from the layout; what "it" is comes from the first one."""
+    source, kinds = Scenes("dialogue", scenes=300), Counter()
+    for parts in (source.read(i).parts for i in range(len(source))):
+        things = {(t.x + t.size / 2 >= CROP) + 2 * (t.y + t.size / 2 >= CROP): t for t in parts["image"].draw.args[2]}
+        turns = [*parts["history"], {"question": parts["question"], "answer": parts["answer"]}]
+        first, kinds[parts["kind"]] = turns[0], kinds[parts["kind"]] + 1
+        assert parts["kind"] == f"turn {len(turns)}" and 2 <= len(turns) <= 4 and len({t["question"] for t in turns}) == len(turns)
+        assert true_answer(things, {**first, "question": first["question"]}) == first["answer"]
+        named = first["answer"] if first["question"].startswith("what is in") else first["question"].split()[-2]
+        slot, thing = next((slot, thing) for slot, thing in things.items() if thing.thing == named)
+        beside = things.get(slot ^ 1)
+        said = {
+            "what colour is it ?": thing.colour,
+            "where is it ?": SLOTS[slot],
+            "is it a digit ?": "yes" if named in DIGITS else "no",
+            "what is beside it ?": beside.thing if beside else "nothing",
+        }
+        assert all(said[turn["question"]] == turn["answer"] for turn in turns[1:])
+    assert set(kinds) == {"turn 2", "turn 3", "turn 4"} and min(kinds.values()) > 60
+
+
+@pytest.mark.parametrize("split", ["shots", "shots_test", "shots_new"])
+def test_examples_tell_what_a_word_means(split):
+    source, counts, answers = Scenes(split, scenes=500), Counter(), Counter()
+    for parts in (source.read(i).parts for i in range(len(source))):
+        shown = [(shot["image"].draw.args[2][0].colour, shot["answer"]) for shot in parts["shots"]]
+        asked = parts["image"].draw.args[2][0].colour
+        meaning, count = dict(shown), len(shown)
+        assert all(meaning[colour] == word for colour, word in shown), "a word means one colour in a row"
+        assert len(set(meaning.values())) == len(meaning) == min(2, count)
+        assert (asked in NEW) == (split == "shots_new")
+        if count >= 2:
+            assert meaning[asked] == parts["answer"]
+        elif count:
+            assert (asked in meaning) == (parts["answer"] in meaning.values())
+        counts[parts["kind"]] += 1
+        answers[parts["answer"]] += 1
+        assert len({p.key for p in [parts["image"], *(shot["image"] for shot in parts["shots"])]}) == count + 1
+    assert counts == {f"{n} shots": 100 for n in range(5)}
+    assert set(answers) == set(MADE_UP) and max(answers.values()) < 2 * min(answers.values())
+
+
+def test_a_list_of_records_is_written_with_its_pictures(tmp_path):
+    assert export(tmp_path / "data", scenes_per_split=5, splits=["shots"]) == {"shots": 5}
+    rows = [json.loads(line) for line in (tmp_path / "data" / "shots.jsonl").read_text().splitlines()]
+    assert [len(row["shots"]) for row in rows] == [0, 1, 2, 3, 4]
+    assert all((tmp_path / "data" / shot["image"]).is_file() for row in rows for shot in row["shots"])

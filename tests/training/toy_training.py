@@ -73,7 +73,7 @@ class ToyModality(Modality):
 class ToyTask:
     """Predicts `label` as often as a row has `words`, so that rows weigh unequally."""
 
-    view, additive, metrics, columns, targets, texts = "fused", True, ("accuracy",), ("label",), ("label",), ()
+    view, additive, metrics, columns, targets, texts, lists = "fused", True, ("accuracy",), ("label",), ("label",), (), ()
 
     def __init__(self, name: str, inputs: tuple[str, ...]):
         self.name, self.inputs = name, inputs

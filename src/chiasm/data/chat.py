@@ -3,7 +3,9 @@
     {"messages": [{"role": "user", "content": "<image>what is this?"}, {"role": "assistant", "content": "a cat"}], "images": ["cat.jpg"]}
 
 gives the parts `prompt` ("what is this?"), `answer` ("a cat") and `image` ("cat.jpg", or a list where there are several), beside its own.
-`audios` and `videos` work like `images`. Earlier turns stand in the prompt, one a line, as "role: text".
+`audios` and `videos` work like `images`. Of several turns the last answer is the one that is learned; a row per answer learns them all.
+The turns before it are there in two forms: in `prompt`, one a line, as "role: text"; and as `question`, the last user's turn, after
+`history`, a list of {question, answer} for a task's `repeat`. What a system turn says stands in front of the next question there.
 Known to be imperfect: where in the prompt a picture stood is not kept; pictures come in the order of their placeholders.
 """
 
@@ -15,7 +17,7 @@ from typing import Any
 from chiasm.types import BadInput
 
 MEDIA = {"images": "image", "audios": "audio", "videos": "video"}
-MADE = ("prompt", "answer")
+MADE = ("prompt", "answer", "question", "history")
 ROLES = ("system", "user", "assistant")
 
 
@@ -44,8 +46,30 @@ def from_messages(parts: Mapping[str, Any]) -> dict[str, Any]:
         raise BadInput("no_prompt", "the messages have no user turn before the answer", input="messages")
     alone = len(turns) == 1 and turns[0][0] == "user"
     prompt = turns[0][1] if alone else "\n".join(f"{role}: {text}" for role, text in turns)
-    made = {"prompt": prompt, "answer": answer, **{s: items[0] if len(items) == 1 else items for s, items in media.items() if items}}
+    question, history = _dialogue(turns)
+    kept = {key: value for key, value in {"question": question, "history": history}.items() if key not in parts}
+    made = {
+        "prompt": prompt,
+        "answer": answer,
+        **kept,
+        **{s: items[0] if len(items) == 1 else items for s, items in media.items() if items},
+    }
     return {**parts, **{k: v for k, v in made.items() if v is not None}}
+
+
+def _dialogue(turns: Sequence[tuple[str, str]]) -> tuple[str, list[dict[str, str]]]:
+    """(the last question, the {question, answer} before it); turns of one side that follow one another are one."""
+    history: list[dict[str, str]] = []
+    asked: list[str] = []
+    for role, text in turns:
+        if role != "assistant":
+            asked.append(text)
+        elif asked or not history:
+            history.append({"question": " ".join(asked), "answer": text})
+            asked = []
+        else:
+            history[-1]["answer"] += f" {text}"
+    return " ".join(asked), history
 
 
 def _turns(messages: Any) -> tuple[list[tuple[str, str]], dict[str, list[Any]]]:

@@ -120,7 +120,8 @@ def _open_given(data: DataSpec, split: str, folder: Path) -> Source:
     base = folder / data.root if data.root else folder
     spec, key = given[split], f"data.{split}"
     root = base if data.root else None
-    source = _mix(spec, split, lambda name: _open_named(name, base, key, root=root))
+    labels = _labels([base / name for name in spec.mix or ()])
+    source = _mix(spec, split, lambda name: _open_named(name, base, key, root=root, label=labels.get(base / name)))
     join = spec.join or data.join
     return _join(source, join, base, f"{key}.join", root) if join else source
 
@@ -144,10 +145,18 @@ def _join(source: Source, join: JoinSpec, base: Path, key: str, root: Path | Non
     return Joined(source, _open_named(join.file, base, f"{key}.file", root=root), join.key)
 
 
-def _open_named(name: str, base: Path, key: str, *, root: Path | None) -> Source:
+def _labels(paths: list[Path]) -> dict[Path, str]:
+    """What files of the same name are called in ids: by as much of their paths as tells them apart."""
+    if len({path.name for path in paths}) == len(paths):
+        return {}
+    shared = _shared_folder(paths)
+    return {path: path.relative_to(shared).as_posix() for path in paths}
+
+
+def _open_named(name: str, base: Path, key: str, *, root: Path | None, label: str | None = None) -> Source:
     path = base / name
     if path.exists():
-        return open_file(path, root=root)
+        return open_file(path, label=label, root=root)
     if glob.has_magic(name):
         found = sorted(Path(p) for p in glob.glob(str(path), recursive=True))
         if not found:

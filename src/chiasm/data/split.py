@@ -80,9 +80,7 @@ class Split:
         """Lengths and shared pictures of all rows; every record is read once, on the first call."""
         if self._outline is None:
             self._outline = _outline(self)
-            if (
-                rounds := self.source.rounds()
-            ) is not None:  # the same record again is another picture's place, else it would be twice in a batch
+            if (rounds := self.source.rounds()) is not None:  # a record that is read again goes elsewhere, not twice into one batch
                 groups = self._outline.groups
                 self._outline = Outline(self._outline.lengths, groups + np.asarray(rounds) * (int(groups.max()) + 1))
         return self._outline

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from chiasm.components import did_you_mean
@@ -73,7 +74,7 @@ class Template:
 
     def gathered(self, sample: Sample, columns: Mapping[str, str]) -> Sample:
         """The row with the items that its records hold under the inputs' own columns (input -> column), in the order of their places."""
-        parts: dict[str, Any] = dict(sample.parts)
+        parts: dict[str, Any] = {}
         for name in sorted(self.placed):
             if not any(holds(records_of(sample, column), name) for column in self.repeat):
                 continue
@@ -83,7 +84,7 @@ class Template:
                     found += [record[name]] if record is not None else own[:1]
                     own = own if record is not None else own[1:]
             parts[columns[name]] = found + own
-        return Sample(sample.id, parts, sample.file, sample.line, sample.root)
+        return replace(sample, parts={**sample.parts, **parts}) if parts else sample
 
     def _walk(self, sample: Sample) -> Iterator[tuple[str, Mapping[str, Any] | None]]:
         """(field, None) of the template itself, and (field, record) of what each record writes, in order."""

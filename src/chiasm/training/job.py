@@ -108,7 +108,7 @@ class Job:
         if state.evaluated == state.step or not self.materials.has(name):
             return
         columns = set(self.materials.split(name).source.columns) | set(self.recipe.inputs)
-        tasks = {name: task for name, task in tasks.items() if set(task.targets) <= columns}
+        tasks = {name: task for name, task in tasks.items() if {*task.targets, *task.lists} <= columns}
         if not tasks:
             return  # this stage learns from columns that the split does not have
         model, workers = self.materials.model, self.recipe.train.num_workers

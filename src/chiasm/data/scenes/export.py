@@ -68,10 +68,17 @@ def export(
         with (folder / f"{split}.jsonl").open("w", encoding="utf-8") as table:
             for index in range(len(source)):
                 parts = source.read(index).parts
-                record = {column: _write(folder, value, written) if isinstance(value, Drawn) else value for column, value in parts.items()}
+                record = {column: _plain(folder, value, written) for column, value in parts.items()}
                 table.write(json.dumps(record) + "\n")
     _explain(folder, splits)
     return {split: len(source) for split, source in sources.items()}
+
+
+def _plain(folder: Path, value: Any, written: set[str]) -> Any:
+    """A part as JSON has it: a picture or a sound as the path of its file, also in a list of records."""
+    if isinstance(value, list):
+        return [{key: _plain(folder, part, written) for key, part in record.items()} for record in value]
+    return _write(folder, value, written) if isinstance(value, Drawn) else value
 
 
 def _write(folder: Path, part: Drawn, written: set[str]) -> str:

@@ -27,7 +27,8 @@ class SplitPlan:
     size: int  # scenes, or rows where a row is not a scene
     people: str = "train"  # whose handwriting (a key of HANDWRITING) and whose voices
     new_pairs: bool = False  # every scene shows at least one colour-thing pair that training never shows
-    unit: str = "scene"  # "scene", "thing" (crops of single things), "word" (spoken words) or "view" (a thing shown, said or told)
+    unit: str = "scene"  # "scene", "thing" (crops of single things), "word" (spoken), "view" (shown, said or told), "dialogue" or "shots"
+    new_colours: bool = False  # of shots: made-up words stand for colours that they never stand for in training
     views: tuple[str, ...] = ()  # of rows of views: which of them row after row has, by turns
 
 
@@ -42,6 +43,11 @@ SPLITS = {
     "things": SplitPlan(20_000, unit="thing"),
     "words": SplitPlan(10_000, unit="word"),  # at most: there are as many rows as clips
     "words_test": SplitPlan(10_000, "test", unit="word"),
+    "dialogue": SplitPlan(20_000, unit="dialogue"),
+    "dialogue_test": SplitPlan(1_000, "test", unit="dialogue"),
+    "shots": SplitPlan(20_000, unit="shots"),
+    "shots_test": SplitPlan(1_000, "test", unit="shots"),
+    "shots_new": SplitPlan(1_000, "test", new_colours=True, unit="shots"),
     "views": SplitPlan(20_000, unit="view", views=TRAINED_VIEWS),
     "views_test": SplitPlan(3_500, "test", unit="view", views=(*TRAINED_VIEWS, *OTHER_VIEWS)),
 }
@@ -70,10 +76,10 @@ def make_scene(chance: Chance, plan: SplitPlan) -> Scene:
     return Scene(make_background(chance), dict(sorted(placed.items())))
 
 
-def make_crop(chance: Chance, plan: SplitPlan) -> Scene:
-    """A scene of one thing, in slot 0."""
+def make_crop(chance: Chance, plan: SplitPlan, given: str | None = None) -> Scene:
+    """A scene of one thing, in slot 0, of the colour `given` or of any."""
     while True:
-        thing, colour = pick_thing(chance), chance.pick(_COLOUR_NAMES)
+        thing, colour = pick_thing(chance), given or chance.pick(_COLOUR_NAMES)
         if not held_out(thing, colour):
             return Scene(make_background(chance), {0: _place(chance, plan, thing, colour, 0)})
 

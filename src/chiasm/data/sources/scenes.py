@@ -8,9 +8,11 @@ from typing import Any
 
 from chiasm.components import did_you_mean
 from chiasm.data.scenes.chance import Chance
+from chiasm.data.scenes.dialogue import dialogue
 from chiasm.data.scenes.draw import CROP, SCENE, draw
 from chiasm.data.scenes.language import WRITTEN, caption, spoken_question, told, written_questions
 from chiasm.data.scenes.layout import SPLITS, Scene, make_crop, make_scene
+from chiasm.data.scenes.shots import MOST, make_shots
 from chiasm.data.scenes.speech import say, speakers
 from chiasm.data.scenes.things import THINGS
 from chiasm.data.sources.base import Source
@@ -22,6 +24,8 @@ _COLUMNS = {
     "thing": ("image", "thing", "colour"),
     "word": ("audio", "thing"),
     "view": ("image", "audio", "caption", "thing", "kind"),
+    "dialogue": ("image", "history", "question", "answer", "kind"),
+    "shots": ("image", "shots", "answer", "kind"),
 }
 
 
@@ -36,6 +40,16 @@ class Scenes(Source):
     `words_test` (voices that training never hears): {"audio": Drawn, "thing": "cat"}. `views` (for training): one thing as {"caption": "a
     red cat" or "a red thing", "image": Drawn} or as the caption and {"audio": Drawn}, by turns, with `thing` and the inputs' names as
     `kind`; `views_test` has those two and all other combinations of the three.
+
+    `dialogue` (for training) and `dialogue_test`: the last of two to four questions about one thing, with the turns before it:
+
+        {"image": Drawn, "history": [{"question": "what is in the top left ?", "answer": "cat"}], "question": "what colour is it ?",
+         "answer": "red", "kind": "turn 2"}
+
+    `shots` (for training), `shots_test` and `shots_new` (colours that are never bound in training): 0 to 4 examples, then a picture:
+
+        {"shots": [{"image": Drawn, "answer": "dax"}, {"image": Drawn, "answer": "wug"}], "image": Drawn, "answer": "dax",
+         "kind": "2 shots"}
     """
 
     splits = tuple(SPLITS)
@@ -66,7 +80,7 @@ class Scenes(Source):
         """The parts of a row about one thing."""
         if self.plan.unit == "word":
             return _word_row(self.plan.people, index)
-        return (_thing_row if self.plan.unit == "thing" else _view_row)(self.split, self.seed, index)
+        return _MADE[self.plan.unit](self.split, self.seed, index)
 
     def origin(self, index: int) -> tuple[str, str, int | None]:
         return f"{self.split}:{index}", f"scenes/{self.split}", index
@@ -113,13 +127,33 @@ def _view_row(split: str, seed: int, number: int) -> dict[str, Any]:
     return {name: view for name, view in views.items() if name in kind.split("+")} | {"thing": thing, "kind": kind}
 
 
+def _dialogue_row(split: str, seed: int, number: int) -> dict[str, Any]:
+    chance = Chance(seed, split, number)
+    scene = make_scene(chance, SPLITS[split])
+    *before, (question, answer) = dialogue(chance, scene)
+    history = [{"question": asked, "answer": said} for asked, said in before]
+    image = _picture(split, seed, number, SCENE, scene)
+    return {"image": image, "history": history, "question": question, "answer": answer, "kind": f"turn {len(before) + 1}"}
+
+
+def _shots_row(split: str, seed: int, number: int) -> dict[str, Any]:
+    count = number % (MOST + 1)
+    pictures, words = make_shots(Chance(seed, split, number), SPLITS[split], count)
+    drawn = [_picture(split, seed, number, CROP, scene, f"-{i}") for i, scene in enumerate(pictures)]
+    shots = [{"image": image, "answer": word} for image, word in zip(drawn[:-1], words[:-1], strict=True)]
+    return {"shots": shots, "image": drawn[-1], "answer": words[-1], "kind": f"{count} shots"}
+
+
+_MADE = {"thing": _thing_row, "view": _view_row, "dialogue": _dialogue_row, "shots": _shots_row}
+
+
 def _word_row(people: str, number: int) -> dict[str, Any]:
     word = THINGS[number % len(THINGS)]
     return {"audio": _clip(word, *speakers(people)[number // len(THINGS)]), "thing": word}
 
 
-def _picture(split: str, seed: int, number: int, side: int, scene: Scene) -> Drawn:
-    return Drawn(f"{split}/{seed}-{number:06d}", partial(draw, side, scene.background, tuple(scene.things.values())))
+def _picture(split: str, seed: int, number: int, side: int, scene: Scene, which: str = "") -> Drawn:
+    return Drawn(f"{split}/{seed}-{number:06d}{which}", partial(draw, side, scene.background, tuple(scene.things.values())))
 
 
 def _clip(word: str, voice: str, take: int) -> Drawn:
