@@ -94,7 +94,7 @@ class Sharded(Processes):
         for tensor in tensors.values():
             if id(tensor) not in made:
                 full = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-                made[id(tensor)] = full.detach().cpu() if self.is_main else full.new_empty(0)
+                made[id(tensor)] = full.detach().to("cpu", copy=True) if self.is_main else full.new_empty(0)
         return {name: made[id(tensor)] for name, tensor in tensors.items()} if self.is_main else {}
 
     def part_of(self, parameter: Tensor, whole: Tensor) -> Tensor:
