@@ -10,6 +10,7 @@ import torch
 from chiasm import components
 from chiasm.media.audio import Audio
 from chiasm.media.image import Image
+from chiasm.media.video import Video
 from chiasm.types import BadInput
 
 REPOSITORY = Path(__file__).parents[2]
@@ -48,8 +49,17 @@ def opened_or_refused(gate, file):
 
 @pytest.mark.skipif(not AWKWARD.is_dir(), reason="the data folder is not here")
 def test_awkward_files():
-    gates = {"image": Image(Image.Options(size=64)), "audio": Audio()}
-    endings = {".jpg": "image", ".png": "image", ".gif": "image", ".webp": "image", ".tiff": "image", ".wav": "audio", ".flac": "audio"}
+    gates = {"image": Image(Image.Options(size=64)), "audio": Audio(), "video": Video(Video.Options(size=64))}
+    endings = {
+        ".jpg": "image",
+        ".png": "image",
+        ".gif": "image",
+        ".webp": "image",
+        ".tiff": "image",
+        ".wav": "audio",
+        ".flac": "audio",
+        ".mp4": "video",
+    }
     checked = 0
     for entry in json.loads((AWKWARD / "manifest.json").read_text(encoding="utf-8")):
         gate = gates.get(endings.get(Path(entry["file"]).suffix, ""))

@@ -186,7 +186,7 @@ def test_v11_only_the_wanted_frames_are_kept(monkeypatch):
 
 @pytest.mark.slow
 def test_v11_memory_of_20_000_frames():
-    data = clip(20_000, codec="mpeg4", rate=100, g="100", size=(320, 240))
+    data = clip(20_000, codec="mpeg4", rate=100, g="100", size=(64, 48))
     opened(data[:], frames=1)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     film, _ = opened(data, frames=64)

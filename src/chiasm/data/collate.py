@@ -20,7 +20,7 @@ from torch import Tensor
 
 from chiasm.components import did_you_mean
 from chiasm.data.randomness import generator, key_of
-from chiasm.types import BadInput, BadSample, Batch, Occasion, Opened, RecipeError, Sample, StepBatches
+from chiasm.types import BadInput, BadSample, Batch, Film, Occasion, Opened, RecipeError, Sample, StepBatches
 
 Control = tuple[str, str]  # (input, "shuffled" | "missing")
 CONTROLS = ("shuffled", "missing")
@@ -276,4 +276,4 @@ def _light(sample: Sample) -> Sample:
 
 
 def _is_heavy(part: Any) -> bool:
-    return isinstance(part, (bytes, bytearray, np.ndarray)) or (isinstance(part, list) and any(_is_heavy(item) for item in part))
+    return isinstance(part, (bytes, bytearray, np.ndarray, Film)) or (isinstance(part, list) and any(_is_heavy(item) for item in part))

@@ -118,9 +118,8 @@ class Video(base.Modality):
             value = value.draw()
         if isinstance(value, np.ndarray):
             value = Film(value, np.arange(len(value) if value.ndim else 0) / self.options.frame_rate)
-        pictures: list[Any] | None = self._folder(value, root)
-        if pictures is None and isinstance(value, Listed | list | tuple):
-            pictures = list(value.pictures if isinstance(value, Listed) else value)
+        given: Any = value.pictures if isinstance(value, Listed) else value
+        pictures = given if isinstance(given, list | tuple) else self._folder(given, root)
         if pictures is not None:
             frames, times = self._from_pictures(pictures, files.describe(value), root, sampler)
         elif isinstance(value, Film):
@@ -162,7 +161,9 @@ class Video(base.Modality):
         wanted = sampler(times, _end(times, self.options.frame_rate))
         return [self._picture(frames[number], "the video", sampler) for number in wanted], times[wanted]
 
-    def _from_pictures(self, pictures: list[Any], name: str, root: str | None, sampler: _Sampler) -> tuple[list[np.ndarray], np.ndarray]:
+    def _from_pictures(
+        self, pictures: Sequence[Any], name: str, root: str | None, sampler: _Sampler
+    ) -> tuple[list[np.ndarray], np.ndarray]:
         if not pictures:
             raise BadInput("empty", f"{name} holds no pictures")
         times = np.arange(len(pictures)) / self.options.frame_rate
