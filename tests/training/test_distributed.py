@@ -333,6 +333,16 @@ def test_fsdp_on_every_kind_of_backbone(data, tmp_path, backbone, lora):
 
 
 @pytest.mark.slow
+def test_balance_looks_at_the_rows_of_all(data, tmp_path):
+    """Heads of each input alone, and which input is ahead, as one process sees it."""
+    made = whole_recipe(data, overrides=["train.balance={modulate: true, noise: true}"])
+    one, two = (run_of(tmp_path / str(world), made, world=world) for world in (1, 2))
+    assert two == {step: pytest.approx(loss, rel=1e-5) for step, loss in one.items()}
+    logs = [[line["shortened"] for line in read_log(tmp_path / n / "log.jsonl") if line.get("shortened")] for n in "12"]
+    assert logs[0] and logs[1] == [{name: pytest.approx(k, rel=1e-4) for name, k in line.items()} for line in logs[0]]
+
+
+@pytest.mark.slow
 def test_a_signal_while_fsdp_validates(data, tmp_path):
     """The weights are together then, and the checkpoint is whole all the same."""
     made = whole_recipe(data, overrides=["train.strategy=fsdp"])
