@@ -19,11 +19,11 @@ from transformers import (
 )
 
 from chiasm import components
+from chiasm.backbones.mask_head import take_mask_heads
 from chiasm.components import did_you_mean
 from chiasm.config import ChiasmConfig
 from chiasm.framing import decoding_tokens, text_layout, tie_special_tokens
 from chiasm.fusion.hybrid import parse as parse_fusion
-from chiasm.mask_head import take_mask_heads
 from chiasm.media.tokenizer import learn_tokenizer
 from chiasm.model import ChiasmForConditionalGeneration
 from chiasm.preprocessing import encoder_config, from_checkpoint, wanted_options
@@ -31,7 +31,7 @@ from chiasm.processing import ChiasmProcessor, build_modalities, placeholder
 from chiasm.recipe import BackboneSpec, EncoderSpec, LoraTrain, Recipe, TokenizerSpec
 from chiasm.recipe_check import backbone_kind
 from chiasm.recipe_errors import RecipeProblems, explain
-from chiasm.task_list import check_tasks, declare_tasks
+from chiasm.tasks.listed import check_tasks, declare_tasks
 from chiasm.types import RecipeError, Sample
 
 WEIGHTS = {"output_loading_info": True, "use_safetensors": True, "ignore_mismatched_sizes": True}  # what is amiss is refused here, by name
@@ -76,7 +76,8 @@ def build(recipe: Recipe, samples: Sequence[Sample], texts: Iterable[str] = ()) 
     )
     model = ChiasmForConditionalGeneration(config)
     load_pretrained(recipe, model, whole)
-    take_mask_heads(model, recipe.backbone.model)
+    with without_bars():
+        take_mask_heads(model, recipe.backbone.model)
     counts = {name: token_count(model, name) for name in scattered} | dict.fromkeys(marked, 1)
     layout = text_layout(kind, text_config, tokenizer, latents=getattr(model.model.backbone_options, "latents", 0))
     layout |= {"absent": 1} if model.fusion.shows_absent else {}

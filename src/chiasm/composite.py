@@ -30,7 +30,7 @@ from chiasm.connectors.base import read_prompt
 from chiasm.decoding import DECODING, DecodingPass
 from chiasm.fusion.base import BackboneShape, StreamShape, shown, visible_at
 from chiasm.fusion.hybrid import build as build_fusion
-from chiasm.interleaving import reach
+from chiasm.fusion.interleaving import reach
 from chiasm.outputs import ChiasmOutput
 from chiasm.processing import argument, build_modalities
 from chiasm.types import BadInput, Fused, RecipeError, Step, Streams, Tokens

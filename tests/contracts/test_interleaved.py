@@ -13,7 +13,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 from tiny_models import GPT2, assembled, picture, routed
 
-from chiasm.interleaving import spans
+from chiasm.fusion.interleaving import spans
 from chiasm.types import RecipeError
 
 KINDS = ("gated_cross_attention", "cross_attention")

@@ -14,7 +14,7 @@ from chiasm.data.opening import check_groups, open_source, split_names
 from chiasm.data.randomness import some_of
 from chiasm.data.split import Split
 from chiasm.recipe import Recipe
-from chiasm.task_list import make_tasks
+from chiasm.tasks.listed import make_tasks
 from chiasm.tasks.template import as_text, spoken
 from chiasm.training.balance import Balance
 from chiasm.training.loss_weights import LossWeights

@@ -9,17 +9,14 @@ from torch import nn
 from transformers import AutoModelForMaskedLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING
 
-from chiasm.model import ChiasmForConditionalGeneration, without_bars
-
 
 @torch.no_grad()
-def take_mask_heads(model: ChiasmForConditionalGeneration, where: str | None) -> None:
+def take_mask_heads(model: Any, where: str | None) -> None:
     """Give every mask task the head of the checkpoint `where`; fresh where the checkpoint has none, or one that computes otherwise."""
     heads: list[Any] = [model.heads[name] for name, task in model.tasks.items() if task.masks]
     if not heads or where is None or type(model.config.get_text_config()) not in MODEL_FOR_MASKED_LM_MAPPING:
         return
-    with without_bars():
-        whole, info = AutoModelForMaskedLM.from_pretrained(where, output_loading_info=True, use_safetensors=True)
+    whole, info = AutoModelForMaskedLM.from_pretrained(where, output_loading_info=True, use_safetensors=True)
     inside = f"{whole.base_model_prefix}."
     parts = [module for name, module in whole.named_modules() if name and not f"{name}.".startswith(inside)]
     output = whole.get_output_embeddings()
@@ -40,7 +37,7 @@ def take_mask_heads(model: ChiasmForConditionalGeneration, where: str | None) ->
             head.norm.eps = found.norm.eps
 
 
-def _is_equal(model: ChiasmForConditionalGeneration, whole: Any, head: Any) -> bool:
+def _is_equal(model: Any, whole: Any, head: Any) -> bool:
     """Whether the backbone's output through `head` gives the logits of transformers' own model."""
     words = model.get_input_embeddings().weight
     ids = torch.arange(8).unsqueeze(0) + whole.config.vocab_size // 2
