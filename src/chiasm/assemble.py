@@ -25,7 +25,7 @@ from chiasm.config import ChiasmConfig
 from chiasm.framing import decoding_tokens, text_layout, tie_special_tokens
 from chiasm.fusion.hybrid import parse as parse_fusion
 from chiasm.media.tokenizer import learn_tokenizer
-from chiasm.model import ChiasmForConditionalGeneration
+from chiasm.model import ChiasmForConditionalGeneration, without_bars
 from chiasm.preprocessing import encoder_config, from_checkpoint, wanted_options
 from chiasm.processing import ChiasmProcessor, build_modalities, placeholder
 from chiasm.recipe import BackboneSpec, EncoderSpec, LoraTrain, Recipe, TokenizerSpec
