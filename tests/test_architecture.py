@@ -27,11 +27,12 @@ LAYERS = [
     ["connectors", "backbones", "fusion"],
     ["metrics"],
     ["tasks"],
-    ["config", "processing", "framing", "outputs", "adapters", "decoding", "composite", "generation", "model", "assemble"],
+    ["config", "processing", "framing", "outputs", "adapters", "decoding", "composite", "generation", "model", "preprocessing", "loading", "model_files", "assemble"],
     ["evaluation"],
     ["training"],
     ["report"],
     ["run"],
+    ["convert"],
     ["check"],
     ["compare"],
 ]

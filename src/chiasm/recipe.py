@@ -115,6 +115,8 @@ class EncoderSpec(OpenSpec):
     """What adapts the encoder's tokens to the backbone."""
     train: Trainable = "all"
     """The most that may train: all, none, the last n layers, or {lora: {rank: n}}."""
+    allow_missing: list[str] | None = None
+    """Weights that may be absent from the checkpoint and start at random, as patterns: [pooler.*]; without it that is an error."""
 
 
 class TokenizerSpec(Spec):
@@ -141,6 +143,8 @@ class BackboneSpec(OpenSpec):
     """A pretrained tokenizer's name, or {type: words|bpe, vocab_size: n}; the model's own where not given."""
     train: Trainable = "all"
     """The most that may train: all, none, the last n layers, or {lora: {rank: n}}."""
+    allow_missing: list[str] | None = None
+    """Weights that may be absent from the checkpoint and start at random, as patterns: [pooler.*]; without it that is an error."""
 
     @model_validator(mode="before")
     @classmethod
@@ -297,8 +301,7 @@ class TrainSpec(Spec):
     clip: Annotated[float, Field(gt=0)] | None = 1.0
     """The largest gradient norm; null: no limit."""
     modality_dropout: Fraction | dict[Name, Fraction] = 0.0
-    """How often an input is hidden in training: one number for all but prompt text, or {input: p}. The last one that a row has is spared,
-    unless its own p is 1."""
+    """How often an input is hidden in training: one number for all but prompt text, or {input: p}; a row's last is spared unless p is 1."""
     balance: BalanceSpec | None = None
     """Helps inputs that are learned late; nothing of it is kept in the model. Off where not given, `balance: {}` for its defaults."""
     group_rows: PositiveInt = 8

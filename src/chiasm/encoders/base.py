@@ -10,10 +10,12 @@ from typing import Any, ClassVar
 import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
+import transformers
 from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 
 from chiasm.types import RecipeError, Tokens
 
+UNLISTED = {"siglip_text_model": "SiglipTextModel"}  # architectures that AutoModel does not know
 CHANNELS_LAST: Any = torch.channels_last  # of convolution kernels and pictures: 1.2 to 1.7 times as fast on a CPU, same shapes
 
 
@@ -36,7 +38,8 @@ class Encoder(nn.Module):
     def __init__(self, options: Any, config: PreTrainedConfig | None, modality: Any):
         super().__init__()
         self.options, self.modality = options, modality
-        self.network: Any = None if config is None else network_of(config).to(memory_format=CHANNELS_LAST)
+        pooled = getattr(options, "pooled", False)
+        self.network: Any = None if config is None else network_of(config, pooled=pooled).to(memory_format=CHANNELS_LAST)
         self.width: int = 0
         self.num_tokens: int | None = None
         self.has_positions: bool = True
@@ -55,12 +58,24 @@ class Encoder(nn.Module):
         raise NotImplementedError
 
 
-def network_of(config: PreTrainedConfig) -> PreTrainedModel:
-    """A fresh transformers model of a config, without a pooler (it would never get a gradient)."""
+def network_of(config: PreTrainedConfig, *, pooled: bool = False) -> PreTrainedModel:
+    """A fresh transformers model of a config; without a pooler (it would never get a gradient) unless `pooled`."""
+    if config.model_type in UNLISTED:
+        return getattr(transformers, UNLISTED[config.model_type])(config)
+    if pooled:
+        return AutoModel.from_config(config)
     try:
         return AutoModel.from_config(config, add_pooling_layer=False)
     except TypeError:
         return AutoModel.from_config(config)
+
+
+def pooled_tokens(output: Any, config: PreTrainedConfig) -> Tokens:
+    """A network's own pooled output [U, W] as the only token of each unit; RecipeError where it has none."""
+    if (vectors := getattr(output, "pooler_output", None)) is None:
+        raise RecipeError(f"arch {config.model_type}: it has no pooled output of its own; leave the encoder's `pooled` out")
+    mask = torch.ones(len(vectors), 1, dtype=torch.bool, device=vectors.device)
+    return Tokens(vectors.flatten(1).unsqueeze(1), mask, item=torch.zeros_like(mask, dtype=torch.long))
 
 
 def width_of(config: PreTrainedConfig) -> int:

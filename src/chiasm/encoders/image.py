@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedConfig
 
-from chiasm.encoders.base import CHANNELS_LAST, Encoder, width_of
+from chiasm.encoders.base import CHANNELS_LAST, Encoder, pooled_tokens, width_of
 from chiasm.encoders.base import Options as BaseOptions
 from chiasm.types import Tokens
 
@@ -27,6 +27,8 @@ class Image(Encoder):
         """Keep a transformer's class token among the tokens."""
         first_pooling: bool = True
         """Keep the max pooling after the first convolution of a ResNet; without it small pictures keep their detail."""
+        pooled: bool = False
+        """One token, the network's own pooled output, in place of its patches (CLIP's and SigLIP's vector of a picture)."""
 
     def __init__(self, options: Any, config: PreTrainedConfig | None, modality: Any):
         assert config is not None, "an image encoder needs a transformers config"
@@ -39,20 +41,23 @@ class Image(Encoder):
 
     def _measure(self, config: PreTrainedConfig) -> tuple[int | None, bool]:
         """(number of tokens, whether they carry positions): by arithmetic where the config says it, else unknown before a picture."""
+        if self.options.pooled:
+            return 1, True
         if self.options.grid:
             return self.options.grid**2, False
         patch, size = getattr(config, "patch_size", None), getattr(config, "image_size", None)
         if isinstance(patch, int) and isinstance(size, int) and not getattr(config, "hidden_sizes", None):
-            has_class = hasattr(self.network, "embeddings") and any(
-                "cls" in n or "class_embedding" in n for n, _ in self.network.named_parameters()
-            )
-            return (size // patch) ** 2 + int(has_class and self.options.class_token), True
+            names = [n for n, _ in self.network.named_parameters()] if hasattr(self.network, "embeddings") else []
+            ahead = sum(any(word in n for n in names) for word in ("cls", "class_embedding", "distillation_token"))
+            return (size // patch) ** 2 + ahead * self.options.class_token, True
         return None, False
 
     def forward(self, **tensors: Tensor) -> Tokens:
         pixels = tensors["pixel_values"].to(self.dtype, memory_format=CHANNELS_LAST)
         hidden = self.options.layer != -1
         output = self.network(pixel_values=pixels, **({"output_hidden_states": True} if hidden else {}))
+        if self.options.pooled:
+            return pooled_tokens(output, self.network.config)
         values = output.hidden_states[self.options.layer] if hidden else output.last_hidden_state
         if values.ndim == 4:  # a feature map [U, C, h, w]
             if self.options.grid and values.shape[-2:] != (self.options.grid, self.options.grid):

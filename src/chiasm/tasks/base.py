@@ -186,6 +186,26 @@ class Template:
 
     def ids(self, samples: Sequence[Sample], processor: Any) -> list[list[int]]:
         """Token ids per row: literals, users' texts, and a run of placeholders for every scattered input that the row has."""
+        apart = self._ids_apart(samples, processor)
+        whole = [processor.encode_whole(self.filled(sample), sample) for sample in samples]
+        rows = [one if one is not None else other for one, other in zip(whole, apart, strict=True)]
+        loose = [name for name, modality in self.inputs.items() if modality != "text" and name not in self.fields]
+        for name in loose:
+            for row, sample in zip(rows, samples, strict=True):
+                run = processor.placeholders(name, sample)
+                row[:] = run + row if processor.placeholders_first else row + run
+        return rows
+
+    def filled(self, sample: Sample) -> list[tuple[str, str]]:
+        """The pieces for one sample: (text, "literal" or "user"), or ("", an input's name)."""
+        found = []
+        for piece, is_field in self.pieces:
+            media = is_field and self.inputs.get(piece, "text") != "text"
+            found.append(("", piece) if media else (as_text(sample.parts.get(piece)), "user") if is_field else (piece, "literal"))
+        return found
+
+    def _ids_apart(self, samples: Sequence[Sample], processor: Any) -> list[list[int]]:
+        """Each piece tokenised by itself; a space ahead of a field belongs to what follows it."""
         rows: list[list[int]] = [[] for _ in samples]
         space = ""
         for piece, is_field in self.pieces:
@@ -203,11 +223,6 @@ class Template:
                 space = " " if body != piece else ""  # a space belongs to the word that follows it
             for row, ids in zip(rows, encoded, strict=True):
                 row += ids
-        loose = [name for name, modality in self.inputs.items() if modality != "text" and name not in self.fields]
-        for name in loose:
-            for row, sample in zip(rows, samples, strict=True):
-                run = processor.placeholders(name, sample)
-                row[:] = run + row if processor.placeholders_first else row + run
         return rows
 
     def render(self, parts: Mapping[str, Any]) -> str:

@@ -51,7 +51,7 @@ def assemble(recipe: Recipe) -> Materials:
     if recipe.train.balance is not None:
         model.balance = Balance(recipe.train.balance, model, model.tasks, model.get_input_embeddings().weight.shape[1])
     splits = {name: _split(recipe, source, processor.modalities, tasks) for name, source in sources.items()}
-    notes = dict.fromkeys(note for source in sources.values() for note in source.notes)
+    notes = dict.fromkeys([*model.notes, *(note for source in sources.values() for note in source.notes)])
     if unknown := unknown_words(processor.tokenizer, _texts(tasks, trained.values())):
         notes[unknown] = None
     return Materials(model, processor, model.tasks, splits.__getitem__, splits.__contains__, tuple(notes))
