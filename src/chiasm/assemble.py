@@ -126,7 +126,9 @@ def check_tasks(recipe: Recipe, backbone: str, fusion: Any) -> None:
     kind = components.find("backbone", backbone)
     for name, task in make_tasks(recipe).items():
         if task.view == "fused" and recipe.backbone.options.get("latents") == 0:
-            raise RecipeError(f"tasks.{name}: nothing reads its inputs together (backbone.latents: 0); give a backbone, or use type: contrast")
+            raise RecipeError(
+                f"tasks.{name}: nothing reads its inputs together (backbone.latents: 0); give a backbone, or use type: contrast"
+            )
         if task.writes and not kind.generates:
             raise RecipeError(
                 f"tasks.{name}: a {backbone} backbone cannot write text; take one that generates (arch: gpt2), or type: classify"
@@ -273,8 +275,8 @@ def whole_model(spec: BackboneSpec, config: PreTrainedConfig) -> Any:
 
 def word_model(kind: Any, spec: BackboneSpec) -> Any:
     """A checkpoint with its word head, as transformers loads it."""
-    whole, info = from_checkpoint(kind, spec.model, "backbone", **WEIGHTS)
-    refuse_incomplete("backbone", str(spec.model), info, spec.allow_missing or (), whole.base_model_prefix)
+    whole, info = from_checkpoint(kind, where := str(spec.model), "backbone", **WEIGHTS)
+    refuse_incomplete("backbone", where, info, spec.allow_missing or (), whole.base_model_prefix)
     return whole.eval()
 
 
@@ -355,7 +357,6 @@ def load_network(network: Any, spec: EncoderSpec | BackboneSpec, part: str, whol
             raise RecipeError(f"{part}.model {where}: weight '{key}' has NaN or Inf")
     count = sum(own[key].numel() for key in allowed)
     return [f"{part}: {count:,} parameters are not in {where} and start at random: {listed(allowed)}"] if allowed else []
-
 
 
 def embedding_names(network: Any) -> set[str]:

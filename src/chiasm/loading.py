@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
+from pydantic import ValidationError
 from safetensors import SafetensorError
 from transformers import PreTrainedTokenizerBase
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
@@ -53,6 +54,9 @@ def reason_of(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     if "trust_remote_code" in str(error):
         return "it needs code of its own (auto_map in its config.json), which is never run here; take a checkpoint that transformers knows"
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
     return " ".join(lines) if isinstance(error, StrictDataclassError) else lines[0]
 
 
@@ -80,7 +84,7 @@ def check_folder(name: str, folder: Path, *, weights: bool) -> None:
 
 def pickle_advice(file: Path) -> str:
     return (
-        f"{file.name} is a pickle file, which can run code when it is opened, so it is not; save it as safetensors where that can do no harm: "
+        f"{file.name} is a pickle file, which can run code when it is opened, so it is not; save it as safetensors where that is safe: "
         "AutoModel.from_pretrained(FOLDER).save_pretrained(NEW)"
     )
 
@@ -238,13 +242,16 @@ def listed(keys: Iterable[str]) -> str:
         for leaf, numbers in leaves.items():
             inner = numbers[0] if len(numbers) == 1 else "{" + ",".join(numbers) + "}"
             groups.setdefault((module, inner), []).append(leaf)
-    return "; ".join(f"{module.replace('#', inner)} ({', '.join(leaves)})".strip() for (module, inner), leaves in groups.items())
+    named = [(module.replace("#", inner), ", ".join(leaves)) for (module, inner), leaves in groups.items()]
+    return "; ".join(f"{module} ({leaves})" if module else leaves for module, leaves in named)
 
 
 def chat_template(where: str) -> str | None:
     """The chat template that a checkpoint's processor brings, in a file of its own or inside an older processor's settings."""
     for name in ("chat_template.jinja", "chat_template.json", "processor_config.json"):
-        if (path := cached_file(where, name, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False)) is None:
+        if (
+            path := cached_file(where, name, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False)
+        ) is None:
             continue
         text = Path(path).read_text("utf-8")
         found = text if name.endswith(".jinja") else json.loads(text).get("chat_template")

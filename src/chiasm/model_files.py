@@ -25,6 +25,9 @@ UNREADABLE = (OSError, ValueError, TypeError, KeyError, AttributeError, ImportEr
 
 def save_model(model: Any, processor: Any, folder: Path) -> None:
     """Write model, processor and MANIFEST.json into `folder`. The same model gives the same bytes."""
+    model.config.dtype = model.config.get_text_config().dtype = model.dtype
+    for where_from in ("is_local", "local_files_only"):  # which loading notes down
+        processor.tokenizer.init_kwargs.pop(where_from, None)
     with without_bars():
         model.save_pretrained(folder)
     processor.save_pretrained(folder)
@@ -76,7 +79,7 @@ def verify(folder: Path) -> None:
             raise ChiasmError(f"{file}: missing; copy the folder again from where it is whole")
         if file.stat().st_size != size or sha256(file) != digest:
             raise ChiasmError(
-                f"{file}: not as it was written (its sha256 is another); copy it again, or, where you changed it on purpose, delete {MANIFEST}"
+                f"{file}: not as it was written (another sha256); copy it again, or, where you changed it on purpose, delete {MANIFEST}"
             )
 
 

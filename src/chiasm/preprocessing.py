@@ -10,7 +10,7 @@ WHOLE = 384  # from here on a ConvNeXt squashes the picture and cuts nothing
 
 
 def picture_options(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """An image processor's settings (its preprocessor_config.json) -> size, resize, resample, mean, std ...; what it does not say is left out."""
+    """An image processor's settings (preprocessor_config.json) -> size, resize, resample, mean, std; what it does not say is left out."""
     size, crop = settings.get("size") or {}, settings.get("crop_size") or {}
     short, cuts = size.get("shortest_edge"), bool(settings.get("do_center_crop"))
     wanted = crop if cuts else size

@@ -209,7 +209,9 @@ class ChiasmProcessor(ProcessorMixin):
         """Token ids of a text with its placeholders expanded; a space ahead of one belongs to the word that follows it, as in a prompt."""
         runs = {placeholder(name): [self.placeholder_id(name)] * count for name, count in self.placeholder_counts.items()}
         if self.layout.get("as_written"):
-            return self._run_out(text, {self.placeholder_id(name): [self.placeholder_id(name)] * count for name, count in self.placeholder_counts.items()})
+            return self._run_out(
+                text, {self.placeholder_id(name): [self.placeholder_id(name)] * count for name, count in self.placeholder_counts.items()}
+            )
         pieces = re.split("( *(?:" + "|".join(map(re.escape, runs)) + "))", text) if runs else [text]
         ids, space = [], ""
         for piece in pieces:

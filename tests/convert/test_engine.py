@@ -79,4 +79,8 @@ def test_a_checkpoint_that_lacks_a_weight_is_refused_with_all_that_it_lacks(tmp_
     for name in ("cls.bias", "visual_bert.encoder.layer.1.output.dense.bias", "visual_bert.encoder.layer.2.output.dense.bias"):
         del weights[name]
     save_file(weights, file, {"format": "pt"})
-    refused(tmp_path / "c", tmp_path / "run", "3 weight\\(s\\) are not in the checkpoint, .*cls \\(bias\\); .*layer.\\{1,2\\}.output.dense \\(bias\\)")
+    refused(
+        tmp_path / "c",
+        tmp_path / "run",
+        "3 weight\\(s\\) are not in the checkpoint, .*cls \\(bias\\); .*layer.\\{1,2\\}.output.dense \\(bias\\)",
+    )

@@ -34,7 +34,10 @@ CASES = {  # vision config, text config, the rest, where the tokenizer begins a 
         "llama",
     ),
 }
-TEMPLATE = "{% for m in messages %}user : {% for c in m['content'] %}{% if c['type'] == 'image' %}<image>{% else %} {{ c['text'] }}{% endif %}{% endfor %}{% endfor %} assistant :"
+TEMPLATE = (
+    "{% for m in messages %}user : {% for c in m['content'] %}"
+    "{% if c['type'] == 'image' %}<image>{% else %} {{ c['text'] }}{% endif %}{% endfor %}{% endfor %} assistant :"
+)
 
 
 def save(folder: Path, vision: dict, text: dict, more: dict, like: str) -> LlavaForConditionalGeneration:
@@ -42,7 +45,12 @@ def save(folder: Path, vision: dict, text: dict, more: dict, like: str) -> Llava
     torch.manual_seed(5)
     tokenizer = tokenizer_of(like=like, extra=("<image>",))
     tokenizer.chat_template = TEMPLATE
-    words = {"vocab_size": len(tokenizer) + 3, "pad_token_id": tokenizer.pad_token_id, "bos_token_id": 2, "eos_token_id": tokenizer.eos_token_id}
+    words = {
+        "vocab_size": len(tokenizer) + 3,
+        "pad_token_id": tokenizer.pad_token_id,
+        "bos_token_id": 2,
+        "eos_token_id": tokenizer.eos_token_id,
+    }
     image = tokenizer.convert_tokens_to_ids("<image>")
     config = LlavaConfig(vision_config=vision, text_config={**text, **words}, image_token_index=image, **more)
     model = spread(LlavaForConditionalGeneration(config))

@@ -24,8 +24,20 @@ EYE, NARROW = ({**sizes, "image_size": 16, "patch_size": 8} for sizes in (SIZES,
 READS, SHORT = ({**sizes, "max_position_embeddings": 12} for sizes in (SMALLER, SIZES))
 CASES = {  # model type, vision config, text config, the rest, logit scale
     "clip": ("clip", EYE, READS, {"projection_dim": 20}, 2.0),
-    "clip of one width, old end token, steep": ("clip", {**EYE, "hidden_act": "gelu"}, {**SHORT, "eos_token_id": 2}, {"projection_dim": 32}, 4.7),
-    "clip narrow, fresh temperature": ("clip", NARROW, {**READS, "hidden_act": "gelu"}, {"projection_dim": 8, "logit_scale_init_value": 1.5}, 1.5),
+    "clip of one width, old end token, steep": (
+        "clip",
+        {**EYE, "hidden_act": "gelu"},
+        {**SHORT, "eos_token_id": 2},
+        {"projection_dim": 32},
+        4.7,
+    ),
+    "clip narrow, fresh temperature": (
+        "clip",
+        NARROW,
+        {**READS, "hidden_act": "gelu"},
+        {"projection_dim": 8, "logit_scale_init_value": 1.5},
+        1.5,
+    ),
     "siglip": ("siglip", EYE, {**READS, "projection_size": 32}, {}, 4.76),
     "siglip of one width": ("siglip", NARROW, {**READS, "projection_size": 24}, {}, 2.3),
     "siglip wide texts": ("siglip", NARROW, {**SHORT, "projection_size": 24}, {}, 3.0),
@@ -94,8 +106,14 @@ def test_embeddings_logits_and_pixels_are_equal(tmp_path, name):
 def recipe(**task):
     text = {"arch": "siglip_text_model", **READS, "projection_size": 32, "pooled": True, "connector": {"type": "linear", "always": False}}
     return {
-        "inputs": {"image": {"modality": "image", "size": 16}, "caption": {"modality": "text", "tokenizer": "words", "max_tokens": 12, "filled": True}},
-        "encoders": {"image": {"arch": "siglip_vision_model", **EYE, "pooled": True, "connector": {"type": "linear", "always": False}}, "caption": text},
+        "inputs": {
+            "image": {"modality": "image", "size": 16},
+            "caption": {"modality": "text", "tokenizer": "words", "max_tokens": 12, "filled": True},
+        },
+        "encoders": {
+            "image": {"arch": "siglip_vision_model", **EYE, "pooled": True, "connector": {"type": "linear", "always": False}},
+            "caption": text,
+        },
         "backbone": {"kind": "latent", "latents": 0, "hidden_size": 32},
         "fusion": "none",
         "tasks": {"align": {"type": "contrast", "between": ["image", "caption"], "project": False, "loss": "sigmoid", **task}},
@@ -130,7 +148,11 @@ def test_without_a_backbone_only_towers_are_compared():
     [
         ("siglip", {"vision_config": {"vision_use_head": False}}, "vision_config.vision_use_head: false"),
         ("siglip", {"text_config": {"projection_size": 5}}, "text_config.projection_size: not the width"),
-        ("clip", {"architectures": ["CLIPForImageClassification"]}, "architectures: CLIPForImageClassification cannot be converted; of clip these can"),
+        (
+            "clip",
+            {"architectures": ["CLIPForImageClassification"]},
+            "architectures: CLIPForImageClassification cannot be converted; of clip these can",
+        ),
     ],
 )
 def test_what_has_no_place_is_refused_by_its_key(tmp_path, kind, change, says):

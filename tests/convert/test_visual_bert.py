@@ -19,7 +19,11 @@ from chiasm.types import ChiasmError
 
 CASES = {  # class, sizes, the rest
     "answers": ("VisualBertForQuestionAnswering", SIZES, {"num_labels": 5, "visual_embedding_dim": 12}),
-    "reasoning": ("VisualBertForVisualReasoning", SMALLER, {"num_labels": 2, "visual_embedding_dim": 7, "special_visual_initialize": False}),
+    "reasoning": (
+        "VisualBertForVisualReasoning",
+        SMALLER,
+        {"num_labels": 2, "visual_embedding_dim": 7, "special_visual_initialize": False},
+    ),
     "matching": ("VisualBertForPreTraining", SMALLER, {"visual_embedding_dim": 16, "type_vocab_size": 3}),
     "no head": ("VisualBertModel", SIZES, {"visual_embedding_dim": 9}),
 }
@@ -75,7 +79,10 @@ def test_hidden_states_and_logits_are_equal(tmp_path, name):
 def test_what_has_no_place_is_refused_by_its_key(tmp_path):
     for change, says in (
         ({"bypass_transformer": True}, "bypass_transformer: true"),
-        ({"architectures": ["VisualBertForMultipleChoice"]}, "architectures: VisualBertForMultipleChoice cannot be converted; of visual_bert"),
+        (
+            {"architectures": ["VisualBertForMultipleChoice"]},
+            "architectures: VisualBertForMultipleChoice cannot be converted; of visual_bert",
+        ),
     ):
         VisualBertConfig(**change).save_pretrained(tmp_path / "c")
         with pytest.raises(ChiasmError, match=says) as found:

@@ -13,7 +13,12 @@ from tokenizers.processors import TemplateProcessing
 
 from chiasm.media.tokenizer import learn_tokenizer
 
-WORDS = ["is there a red cat ?", "what is this sound ?", "a blue dog and a green house near the old bridge", "yes no answer : user assistant"]
+WORDS = [
+    "is there a red cat ?",
+    "what is this sound ?",
+    "a blue dog and a green house near the old bridge",
+    "yes no answer : user assistant",
+]
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48, "initializer_range": 0.3}
 SMALLER = {**SIZES, "hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 3}
 MEAN, STD = [0.48, 0.45, 0.4], [0.27, 0.26, 0.28]
@@ -40,7 +45,9 @@ def tokenizer_of(*, like: str = "gpt2", extra: tuple[str, ...] = ()) -> Any:
         tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="<s> $A </s>", special_tokens=ends)
     if like in ("siglip", "llama"):
         single, end = ("$A </s>", "</s>") if like == "siglip" else ("<s> $A", "<s>")
-        tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single=single, special_tokens=[(end, tokenizer.convert_tokens_to_ids(end))])
+        tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+            single=single, special_tokens=[(end, tokenizer.convert_tokens_to_ids(end))]
+        )
     return tokenizer
 
 

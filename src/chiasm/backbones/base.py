@@ -122,7 +122,7 @@ class Backbone:
         return Tokens(self.run(self.embed(ids, len(ids)), mask, None).last_hidden_state, mask)
 
     def pool(self, tokens: Tokens, words: Tensor | None = None) -> Tensor:
-        """[R, T, W] -> [R, W]: what a classifier reads. words [R, T]: which tokens are text, not a stream's; all that are visible if None."""
+        """[R, T, W] -> [R, W]: what a classifier reads. words [R, T]: which tokens are text, not a stream's; all visible ones if None."""
         return tokens.pooled()
 
 

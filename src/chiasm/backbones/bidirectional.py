@@ -18,8 +18,8 @@ class Bidirectional(Backbone):
 
     class Options(BaseOptions):
         pool: Literal["mean", "first", "pooler", "last_word"] = "mean"
-        """What a classifier reads: the mean of all tokens, the first ([CLS]), that through the architecture's own pooler (BERT's tanh layer), or
-        the last word of the text, ahead of its end token (VisualBERT's answers)."""
+        """What a classifier reads: the mean of all tokens, the first ([CLS]), that one through the architecture's own pooler (BERT's tanh
+        layer), or the last word of the text, ahead of its end token (VisualBERT's answers)."""
 
     @classmethod
     def build(cls, options: Any, config: PreTrainedConfig) -> nn.Module:

@@ -48,7 +48,9 @@ class Causal(Backbone):
             kwargs["position_ids"] = counted[:, -values.shape[1] :]
         past = kwargs.get("past_key_values")
         if memory is not None and past is not None and not isinstance(past, EncoderDecoderCache):
-            kwargs["past_key_values"] = EncoderDecoderCache(past, DynamicCache())  # what is read is kept beside what is written; BERT insists
+            kwargs["past_key_values"] = EncoderDecoderCache(
+                past, DynamicCache()
+            )  # what is read is kept beside what is written; BERT insists
         return super().run(values, mask, memory, **kwargs)
 
     def pool(self, tokens: Tokens, words: Tensor | None = None) -> Tensor:

@@ -21,7 +21,7 @@ class Latent(Backbone):
 
     class Options(BaseOptions):
         latents: Annotated[int, Field(ge=0)] = 4
-        """How many learned vectors stand where the text would; 0: no backbone at all, only encoders that a contrastive task compares (CLIP)."""
+        """How many learned vectors stand where the text would; 0: no backbone, only encoders that a contrastive task compares (CLIP)."""
 
     reads_text: ClassVar[bool] = False
 

@@ -122,5 +122,7 @@ def compared(system: System, model: Any, processor: Any) -> dict[str, float]:
         found[name] = float((theirs.float() - ours.float()).abs().max())
         most = CLOSE if system.model.dtype == torch.float32 else ROUNDED * max(1.0, float(theirs.float().abs().max()))
         if not found[name] <= most:
-            raise ChiasmError(f"{system.where}: {name} of the converted model differ by {found[name]:.2g} from transformers'; nothing was written")
+            raise ChiasmError(
+                f"{system.where}: {name} of the converted model differ by {found[name]:.2g} from transformers'; nothing was written"
+            )
     return found

@@ -14,7 +14,14 @@ from chiasm.processing import placeholder
 from chiasm.recipe_check import backbone_kind
 
 TOWERS = ("clip_vision_model", "siglip_vision_model")
-ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "quick_gelu": "quick_gelu", "relu": "relu", "silu": "silu"}
+ACTIVATIONS = {
+    "gelu": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "quick_gelu": "quick_gelu",
+    "relu": "relu",
+    "silu": "silu",
+}
 SCALED = ("final_logit_softcapping", "logit_scale", "logits_scaling")  # language models that change their logits in ways of their own
 PROMPT = "USER: {image}\n{question} ASSISTANT:"
 
@@ -31,9 +38,13 @@ class Llava(System):
         if backbone_kind(text) != "causal":
             self.refuse("text_config.model_type", f"{text.model_type} is no causal language model")
         if not isinstance(self.config.vision_feature_layer, int):
-            self.refuse("vision_feature_layer", f"{self.config.vision_feature_layer}: several layers side by side are not supported; only one is")
+            self.refuse(
+                "vision_feature_layer", f"{self.config.vision_feature_layer}: several layers side by side are not supported; only one is"
+            )
         if self.config.vision_feature_select_strategy == "default" and vision.model_type == "siglip_vision_model":
-            self.refuse("vision_feature_select_strategy", "default drops a class token, which a siglip_vision_model has not; only full is supported")
+            self.refuse(
+                "vision_feature_select_strategy", "default drops a class token, which a siglip_vision_model has not; only full is supported"
+            )
         if self.config.projector_hidden_act not in ACTIVATIONS:
             self.refuse("projector_hidden_act", f"{self.config.projector_hidden_act} is not supported; these are: {', '.join(ACTIVATIONS)}")
         for key in SCALED:

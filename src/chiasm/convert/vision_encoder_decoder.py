@@ -1,4 +1,4 @@
-"""VisionEncoderDecoder: a vision transformer that a GPT-2 or BERT reads through cross-attention of its own (TrOCR's and vit-gpt2's layout)."""
+"""VisionEncoderDecoder: a vision transformer that a GPT-2 or BERT reads through cross-attention of its own (vit-gpt2's layout)."""
 
 from __future__ import annotations
 

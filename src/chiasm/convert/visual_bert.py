@@ -38,7 +38,7 @@ class VisualBert(System):
     def labels(self) -> list[str]:
         if type(self.model).__name__ == "VisualBertForPreTraining":
             return list(MATCH)
-        return [str(self.config.id2label[i]) for i in range(self.config.num_labels)]
+        return [str(label) for _, label in sorted((self.config.id2label or {}).items())]
 
     @property
     def places(self) -> int:
@@ -85,7 +85,9 @@ class VisualBert(System):
         weights.part("cls.seq_relationship.", "heads.answer.1.")
         weights.part("cls.", "heads.answer.1.")
         if not self.has_head:
-            weights.fresh["heads.answer.log_scale.value"] = "the checkpoint has no head; `answer` compares regions and words until you give it one"
+            weights.fresh["heads.answer.log_scale.value"] = (
+                "the checkpoint has no head; `answer` compares regions and words until you give it one"
+            )
         weights.part(body, "model.language_model.")
 
     @torch.no_grad()
@@ -103,7 +105,10 @@ class VisualBert(System):
         )
         hidden = theirs.hidden_states[-1]  # [3, words, then regions, W]
         token, width = processor.placeholder_id("regions"), max(lengths) + self.places
-        rows = [[*row[:n].tolist(), *[token] * self.places, *[processor.pad_id] * (max(lengths) - n)] for row, n in zip(ids, lengths, strict=True)]
+        rows = [
+            [*row[:n].tolist(), *[token] * self.places, *[processor.pad_id] * (max(lengths) - n)]
+            for row, n in zip(ids, lengths, strict=True)
+        ]
         whole = torch.arange(width) < torch.tensor(lengths).unsqueeze(1) + self.places
         given = {"input_ids": torch.tensor(rows), "attention_mask": whole.long(), "features": regions, "features_mask": shown}
         fused = model.model(**given).fused

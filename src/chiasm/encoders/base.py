@@ -8,9 +8,9 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import torch
+import transformers
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
-import transformers
 from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 
 from chiasm.types import RecipeError, Tokens

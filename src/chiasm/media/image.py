@@ -210,7 +210,6 @@ class Image(base.Modality):
             pixels = canvas
         return pixels
 
-
     def _exactly(self, pixels: np.ndarray, height: int, width: int) -> np.ndarray:
         """[h, w] or [h, w, 3] -> [height, width(, 3)] in the order and with the rounding of transformers' image processors."""
         size = height, width

@@ -143,7 +143,10 @@ class Contrast(Task):
     def predict(self, model: Any, batch: Batch, streams: Streams) -> list[Prediction]:
         sides = {side: self.side(model, batch, streams, side) for side in self.sides}
         each = {side: vectors[index] for side, (vectors, index) in sides.items()}
-        rows, alike = {side: vectors.tolist() for side, vectors in each.items()}, (each[self.sides[0]] * each[self.sides[1]]).sum(1).tolist()
+        rows, alike = (
+            {side: vectors.tolist() for side, vectors in each.items()},
+            (each[self.sides[0]] * each[self.sides[1]]).sum(1).tolist(),
+        )
         there = {side: self.has(batch, side) for side in self.sides}
         found = []
         for row, identity in enumerate(batch.ids):
