@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -34,6 +35,8 @@ class System:
 
     def __init__(self, where: str, config: PreTrainedConfig, tokenizer: str | None = None):
         self.where, self.config, self.tokenizer_name = where, config, tokenizer or where
+        if Path(self.tokenizer_name).is_dir():
+            self.tokenizer_name = str(Path(self.tokenizer_name).absolute())  # the recipe may be read from anywhere
         named = (config.architectures or [self.classes[0]])[0]
         if named not in self.classes:
             self.refuse("architectures", f"{named} cannot be converted; of {config.model_type} these can: {', '.join(self.classes)}")
