@@ -45,8 +45,13 @@ BACKBONES: dict[str, dict[str, Any]] = {
     "llama": {"arch": "llama", **DECODER, "tie_word_embeddings": False, "tokenizer": "words"},
     "bert": {"kind": "bidirectional", "arch": "bert", **SMALL, **NEITHER_DROPS, "max_position_embeddings": 64, "tokenizer": "words"},
     "bert decoder": {
-        "kind": "causal", "arch": "bert", "is_decoder": True, **SMALL, **NEITHER_DROPS,
-        "max_position_embeddings": 64, "tokenizer": "words",
+        "kind": "causal",
+        "arch": "bert",
+        "is_decoder": True,
+        **SMALL,
+        **NEITHER_DROPS,
+        "max_position_embeddings": 64,
+        "tokenizer": "words",
     },
     "latent": {"kind": "latent", "arch": "bert", **SMALL, **NEITHER_DROPS, "latents": 3},
     "t5": T5,  # the fusion meets the decoder

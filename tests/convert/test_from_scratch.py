@@ -42,7 +42,11 @@ def test_it_trains_from_scratch(tmp_path, name):
     draw, width = np.random.default_rng(0), (system.CASES[case][2] if system is test_visual_bert else {}).get("visual_embedding_dim", 1)
     lines = []
     for i in range(10):
-        words = {"question": ["is there a red cat ?", "yes"][i % 2], "answer": ["yes", "no"][i % 2], "caption": f"a blue dog {'house ' * i}"}
+        words = {
+            "question": ["is there a red cat ?", "yes"][i % 2],
+            "answer": ["yes", "no"][i % 2],
+            "caption": f"a blue dog {'house ' * i}",
+        }
         regions = draw.normal(size=(1 + i % 4, width)).tolist()
         lines.append(json.dumps({"image": picture_file(tmp_path, i).name, "regions": regions, "label": f"LABEL_{i % 5}", **words}))
     (tmp_path / "rows.jsonl").write_text("\n".join(lines))

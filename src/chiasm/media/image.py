@@ -193,8 +193,7 @@ class Image(base.Modality):
         if self.options.exact and self.options.resize != "pad":
             pixels = self._exactly(pixels, height, width)
         elif self.options.resize == "crop":
-            scale = (self.options.short_side or min(height, width)) / min(height, width)
-            pixels = _centre(pixels, height, width, max(1.0, scale))
+            pixels = _centre(pixels, height, width, self.options.short_side)
         elif self.options.resize == "pad":
             scale = min(height / pixels.shape[0], width / pixels.shape[1])
             inner = max(1, round(pixels.shape[0] * scale)), max(1, round(pixels.shape[1] * scale))
@@ -307,9 +306,10 @@ def _interpolated(pixels: np.ndarray, size: tuple[int, int], method: str) -> np.
     return planes[0].permute(1, 2, 0).numpy().reshape(*size, *pixels.shape[2:])
 
 
-def _centre(pixels: np.ndarray, height: int, width: int, zoom: float = 1.0) -> np.ndarray:
-    """The largest centred rectangle with the proportions of [height, width], or one `zoom` times smaller."""
-    scale = min(pixels.shape[0] / height, pixels.shape[1] / width) / zoom
+def _centre(pixels: np.ndarray, height: int, width: int, short_side: int | None = None) -> np.ndarray:
+    """The largest centred rectangle with the proportions of [height, width], or what that is of a picture whose shorter side is given."""
+    whole = min(pixels.shape[0] / height, pixels.shape[1] / width)
+    scale = whole if short_side is None else min(whole, min(pixels.shape[:2]) / short_side)
     rows, columns = max(1, round(height * scale)), max(1, round(width * scale))
     top, left = (pixels.shape[0] - rows) // 2, (pixels.shape[1] - columns) // 2
     return pixels[top : top + rows, left : left + columns]
