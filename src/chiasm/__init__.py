@@ -7,6 +7,7 @@
     run.answer(image="picture.png", question="what colour is the cat ?")
     run.evaluate("test")
     chiasm.compare("recipe.yaml", fusions="early,late", seeds=3)
+    chiasm.convert("nlpconnect/vit-gpt2-image-captioning", "runs/captions")
 
 Importing it also registers the model with transformers, so that `AutoModelForMultimodalLM.from_pretrained("runs/demo/model")` works.
 """
@@ -14,6 +15,7 @@ Importing it also registers the model with transformers, so that `AutoModelForMu
 from chiasm.check import Check, check
 from chiasm.compare.engine import Compared, compare, replay
 from chiasm.compare.known_run import known_answers
+from chiasm.convert.engine import convert
 from chiasm.data.draft import infer_recipe as init
 from chiasm.model import ChiasmForConditionalGeneration
 from chiasm.processing import ChiasmProcessor
@@ -35,6 +37,7 @@ __all__ = [
     "Run",
     "check",
     "compare",
+    "convert",
     "init",
     "known_answers",
     "load",

@@ -24,9 +24,10 @@ from chiasm.components import did_you_mean
 from chiasm.config import ChiasmConfig
 from chiasm.framing import decoding_tokens, text_layout, tie_special_tokens
 from chiasm.fusion.hybrid import parse as parse_fusion
+from chiasm.loading import WEIGHTS, from_checkpoint, listed, may_be_missing, refuse_incomplete, refuse_missing, refuse_shape, refuse_surplus
 from chiasm.media.tokenizer import learn_tokenizer
 from chiasm.model import ChiasmForConditionalGeneration, without_bars
-from chiasm.preprocessing import encoder_config, from_checkpoint, wanted_options
+from chiasm.preprocessing import encoder_config, wanted_options
 from chiasm.processing import ChiasmProcessor, build_modalities, placeholder
 from chiasm.recipe import BackboneSpec, EncoderSpec, LoraTrain, Recipe, TokenizerSpec
 from chiasm.recipe_check import backbone_kind
@@ -34,7 +35,6 @@ from chiasm.recipe_errors import RecipeProblems, explain
 from chiasm.tasks.listed import check_tasks, declare_tasks
 from chiasm.types import RecipeError, Sample
 
-WEIGHTS = {"output_loading_info": True, "use_safetensors": True, "ignore_mismatched_sizes": True}  # what is amiss is refused here, by name
 ADDED = re.compile(r"crossattention|cross_attn")  # weights of ours that no checkpoint has
 LATENT_DEFAULT = {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 256}
 
@@ -58,7 +58,8 @@ def build(recipe: Recipe, samples: Sequence[Sample], texts: Iterable[str] = ()) 
     tokenizer = build_tokenizer(recipe, [placeholder(name) for name in (*scattered, *marked)], texts, kind)
     whole = whole_model(recipe.backbone, text_config)
     starts = decoding_tokens(text_config, tokenizer, recipe.backbone, whole) if kind.has_encoder else {}
-    tie_special_tokens(text_config, tokenizer, resize=recipe.backbone.model is None)
+    sized = recipe.backbone.model or ("vocab_size" in recipe.backbone.options and isinstance(recipe.backbone.tokenizer, str))
+    tie_special_tokens(text_config, tokenizer, resize=not sized)
     if kind.causal and fusion_kind.needs_cross_attention(fusion_options):
         text_config.add_cross_attention = True
     modalities = build_modalities(inputs)
@@ -75,11 +76,11 @@ def build(recipe: Recipe, samples: Sequence[Sample], texts: Iterable[str] = ()) 
         tie_word_embeddings=bool(getattr(text_config, "tie_word_embeddings", True)) if whole is None else has_tied_head(whole),
     )
     model = ChiasmForConditionalGeneration(config)
-    load_pretrained(recipe, model, whole)
+    model.notes = load_pretrained(recipe, model, whole)
     with without_bars():
         take_mask_heads(model, recipe.backbone.model)
     counts = {name: token_count(model, name) for name in scattered} | dict.fromkeys(marked, 1)
-    layout = text_layout(kind, text_config, tokenizer, latents=getattr(model.model.backbone_options, "latents", 0))
+    layout = text_layout(kind, text_config, tokenizer, model.model.backbone_options)
     layout |= {"absent": 1} if model.fusion.shows_absent else {}
     processor = ChiasmProcessor(tokenizer, inputs=inputs, placeholder_counts=counts, layout=layout)
     if model.generation_config is not None:
@@ -144,6 +145,8 @@ def build_tokenizer(recipe: Recipe, placeholders: list[str], texts: Iterable[str
         tokenizer = from_checkpoint(AutoTokenizer, str(spec.tokenizer or spec.model), "backbone")
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
+        if kind.generates and tokenizer.eos_token is None:
+            tokenizer.eos_token = tokenizer.sep_token  # BERT's word for the end of a text
         mask = {"mask_token": "<mask>"} if masks and tokenizer.mask_token is None else {}
         tokenizer.add_special_tokens({"additional_special_tokens": placeholders, **mask})
         return tokenizer
@@ -203,15 +206,13 @@ def own_options(kind: Any, options: dict[str, Any]) -> dict[str, Any]:
 
 def whole_model(spec: BackboneSpec, config: PreTrainedConfig) -> Any:
     """A pretrained encoder-decoder with its word head, whose conventions no config tells; None for any other backbone."""
-    return word_model(AutoModelForSeq2SeqLM, spec.model) if spec.model and config.is_encoder_decoder else None
+    return word_model(AutoModelForSeq2SeqLM, spec) if spec.model and config.is_encoder_decoder else None
 
 
-def word_model(kind: Any, where: str) -> Any:
+def word_model(kind: Any, spec: BackboneSpec) -> Any:
     """A checkpoint with its word head, as transformers loads it."""
-    whole, info = from_checkpoint(kind, where, "backbone", **WEIGHTS)
-    for key, have, want in sorted(info["mismatched_keys"]):
-        refuse_shape("backbone", where, key, want, have)
-    refuse_missing("backbone", where, sorted(info["missing_keys"]), info["unexpected_keys"])
+    whole, info = from_checkpoint(kind, where := str(spec.model), "backbone", **WEIGHTS)
+    refuse_incomplete("backbone", where, info, spec.allow_missing or (), whole.base_model_prefix)
     return whole.eval()
 
 
@@ -219,22 +220,27 @@ def has_tied_head(whole: Any) -> bool:
     return whole.get_output_embeddings().weight is whole.get_input_embeddings().weight
 
 
-def load_pretrained(recipe: Recipe, model: ChiasmForConditionalGeneration, whole: Any = None) -> None:
-    """Put pretrained weights into the freshly built parts; a missing, renamed or misshaped weight is refused by name."""
+def load_pretrained(recipe: Recipe, model: ChiasmForConditionalGeneration, whole: Any = None) -> list[str]:
+    """Put pretrained weights into the freshly built parts; a missing, renamed or misshaped weight is refused by name, unless the part's
+    allow_missing names it. Returns what started at random, a line for each part."""
+    notes = []
     for name in model.model.encoders:
         spec = recipe.encoder_for(name)
         network = model.model.encoders[name].network
         if spec is not None and spec.model and network is not None:
-            load_network(network, spec.model, f"encoders.{name}")
-    if recipe.backbone.model:
-        where = recipe.backbone.model
-        load_network(model.model.language_model, where, "backbone", whole)
-        if model.lm_head is not None and not model.config.tie_word_embeddings:
-            whole = word_model(AutoModelForCausalLM, where) if whole is None else whole
+            notes += load_network(network, spec, f"encoders.{name}")
+    if (spec := recipe.backbone).model:
+        notes += load_network(model.model.language_model, spec, "backbone", whole)
+        if model.lm_head is not None and (not model.config.tie_word_embeddings or model.word_transform is not None):
+            whole = word_model(AutoModelForCausalLM, spec) if whole is None else whole
             copy_rows(model.lm_head.weight, whole.get_output_embeddings().weight)
+            if model.word_transform is not None:  # BERT's head
+                copy_rows(model.lm_head.bias, whole.get_output_embeddings().bias)
+                model.word_transform.load_state_dict(whole.cls.predictions.transform.state_dict())
         model.tie_weights()
         if whole is not None and model.config.is_encoder_decoder:
             take_word_head(model, whole)
+    return notes
 
 
 @torch.no_grad()
@@ -252,8 +258,12 @@ def take_word_head(model: ChiasmForConditionalGeneration, whole: Any) -> None:
         raise RecipeError(f"backbone.model: {whole.config.model_type} turns its output into words in a way of its own; use e.g. t5 or bart")
 
 
-def load_network(network: Any, where: str, part: str, whole: Any = None) -> None:
-    """Copy a checkpoint (`whole`, where it is open already) into `network`; rows added to a vocabulary start as the mean of the others."""
+def load_network(network: Any, spec: EncoderSpec | BackboneSpec, part: str, whole: Any = None) -> list[str]:
+    """Copy a checkpoint (`whole`, where it is open already) into `network`; rows added to a vocabulary start as the mean of the others.
+
+    Returns a note about what the recipe allows to be missing and is.
+    """
+    where = str(spec.model)
     own = {key.replace(".base_layer.", "."): value for key, value in network.state_dict().items() if "lora_" not in key}
     if whole is not None:
         given, missing, unexpected = {k.removeprefix(f"{whole.base_model_prefix}."): v for k, v in whole.state_dict().items()}, [], []
@@ -269,7 +279,9 @@ def load_network(network: Any, where: str, part: str, whole: Any = None) -> None
     added = {key for key in own if ADDED.search(key)} if whole is None else set()
     fresh = sorted(key for key in missing if key in own and key not in added)
     absent = sorted(key for key in own if key not in given and key not in added)
-    refuse_missing(part, where, [*fresh, *absent], unexpected)
+    allowed = may_be_missing([*fresh, *absent], spec.allow_missing or ())
+    refuse_missing(part, where, [key for key in [*fresh, *absent] if key not in allowed], unexpected)
+    refuse_surplus(part, where, own, unexpected)
     with torch.no_grad():
         for key, value in own.items():
             if key in given:
@@ -279,6 +291,8 @@ def load_network(network: Any, where: str, part: str, whole: Any = None) -> None
     for key, value in network.state_dict().items():
         if value.is_floating_point() and not bool(torch.isfinite(value).all()):
             raise RecipeError(f"{part}.model {where}: weight '{key}' has NaN or Inf")
+    count = sum(own[key].numel() for key in allowed)
+    return [f"{part}: {count:,} parameters are not in {where} and start at random: {listed(allowed)}"] if allowed else []
 
 
 def embedding_names(network: Any) -> set[str]:
@@ -303,14 +317,3 @@ def copy_rows(target: torch.Tensor, source: torch.Tensor) -> None:
         target[: len(source)].copy_(source) if target.ndim else target.copy_(source)
         if target.ndim and len(target) > len(source):
             target[len(source) :] = source.mean(0)
-
-
-def refuse_missing(part: str, where: str, keys: Sequence[str], unexpected: Iterable[str]) -> None:
-    """RecipeError where there are `keys` that the checkpoint does not have; `unexpected` are those that it has instead."""
-    if keys:
-        near = did_you_mean(keys[0], unexpected)
-        raise RecipeError(f"{part}.model {where}: {len(keys)} weight(s) are not in the checkpoint, first '{keys[0]}'{near}")
-
-
-def refuse_shape(part: str, where: str, key: str, want: Sequence[int], have: Sequence[int]) -> None:
-    raise RecipeError(f"{part}.model {where}: weight '{key}' is {tuple(have)} in the checkpoint and {tuple(want)} in the model")

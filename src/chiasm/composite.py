@@ -261,6 +261,9 @@ class ChiasmModel(DecodingPass, ChiasmPreTrainedModel):
         last = output.last_hidden_state
         fused = self.fusion.after(Tokens(last, step.mask[:, -last.shape[1] :]), placed, step)
         fused.trace |= step.trace or {}
+        fused.words = fused.branches["text"].mask
+        for place in step.placeholders.values():
+            fused.words = fused.words & ~place
         return fused
 
     def step(
@@ -371,10 +374,12 @@ class ChiasmModel(DecodingPass, ChiasmPreTrainedModel):
         return ((text.values, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": text.values})
 
     def _silence_absent(self, module: nn.Module, args: tuple[Any, ...], output: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
-        """The hook of the backbone's own cross-attentions: a row with nothing to read gets exactly 0."""
+        """The hook of the backbone's own cross-attentions: a row with nothing to read gets exactly 0, or, from one that adds what it
+        read to its input itself (BERT's), that input."""
         if self._call is None or self._call.memory is None:
             return None
-        return output[0] * self._call.memory.present[:, None, None], *output[1:]
+        present = self._call.memory.present[:, None, None]
+        return torch.where(present, output[0], args[0]) if hasattr(module, "self") else output[0] * present, *output[1:]
 
 
 def build_encoder(spec: Mapping[str, Any], modality: Any) -> Any:

@@ -49,21 +49,26 @@ def decoding_tokens(config: PreTrainedConfig, tokenizer: Any, spec: BackboneSpec
     return found
 
 
-def text_layout(kind: Any, config: PreTrainedConfig, tokenizer: Any, *, latents: int = 0) -> dict[str, Any]:
+def text_layout(kind: Any, config: PreTrainedConfig, tokenizer: Any, options: Any) -> dict[str, Any]:
     """How a row begins and ends, and where placeholders stand that a prompt does not place.
 
     `target`: of an encoder-decoder, how what it writes begins (`before`: what decoding starts with; `start`) and ends.
     """
     if not kind.reads_text:
-        return {"first": False, "start": [tokenizer.pad_token_id] * latents, "close": [], "side": "right"}
+        return {"first": False, "start": [tokenizer.pad_token_id] * options.latents, "close": [], "side": "right"}
     if kind.has_encoder:
         start, close = edges(tokenizer)
         target = {"before": config.decoder_start_token_id, **dict(zip(("start", "close"), edges(tokenizer, "text_target"), strict=True))}
         return {"first": kind.placeholders_first, "start": start, "close": close, "side": "right", "target": target}
     begin = tokenizer.cls_token_id if tokenizer.cls_token_id is not None else tokenizer.bos_token_id
+    if (first := getattr(options, "start_token", None)) is not None:
+        begin = tokenizer.get_vocab().get(first)
+        if first and begin is None:
+            raise RecipeError(f"backbone.start_token: the tokenizer has no token '{first}'")
     end = tokenizer.sep_token_id if not kind.causal else None
     ends = {"start": [] if begin is None else [begin], "close": [] if end is None else [end]}
-    return {"first": kind.placeholders_first, **ends, "side": "left" if kind.generates else "right"}
+    whole = {"as_written": True} if getattr(options, "as_written", False) else {}
+    return {"first": kind.placeholders_first, **ends, "side": "left" if kind.generates else "right", **whole}
 
 
 def edges(tokenizer: Any, how: str = "text") -> tuple[list[int], list[int]]:

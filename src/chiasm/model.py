@@ -37,7 +37,11 @@ class ChiasmForConditionalGeneration(Generation, ChiasmPreTrainedModel, Generati
         self.model = ChiasmModel(config)
         embeddings = self.get_input_embeddings()
         words, width = embeddings.weight.shape
-        self.lm_head: nn.Linear | None = nn.Linear(width, words, bias=False) if self.model.backbone_kind.generates else None
+        transform = self.model.backbone.word_transform
+        self.lm_head: nn.Linear | None = None
+        if self.model.backbone_kind.generates:
+            self.lm_head = nn.Linear(width, words, bias=transform is not None)
+            self.word_transform: nn.Module | None = transform
         if self.lm_head is not None and config.tie_word_embeddings:
             name = next(f"{n}.weight" for n, m in self.model.named_modules() if m is embeddings)
             source = self.model.get_expanded_tied_weights_keys(all_submodels=True).get(name, name)
@@ -54,6 +58,7 @@ class ChiasmForConditionalGeneration(Generation, ChiasmPreTrainedModel, Generati
         heads = {name: task.head_of(words, width) for name, task in self.tasks.items()}
         self.heads = nn.ModuleDict({name: head for name, head in heads.items() if head is not None})
         self.processor: ChiasmProcessor | None = None  # set by whoever builds or loads both
+        self.notes: list[str] = []  # what was decided while it was built, for whoever trains it
         self.balance: nn.Module | None = None  # heads for each input alone, only while training with train.balance
         self.loss_weights: nn.Module | None = None  # of the tasks, only while training with train.loss_weights: learned
         self.post_init()
@@ -86,8 +91,8 @@ class ChiasmForConditionalGeneration(Generation, ChiasmPreTrainedModel, Generati
         for name in self.model.encoders:
             found[f"encoders.{name}"] = self.model.encoders[name]
             found[f"encoders.{name}.connector"] = self.model.connectors[name]
-        backbone = [self.model.language_model, *([self.lm_head] if self.lm_head is not None else [])]
-        found["backbone"] = nn.ModuleList(backbone)
+        head = [] if self.lm_head is None else [self.lm_head, self.word_transform]
+        found["backbone"] = nn.ModuleList([self.model.language_model, *(part for part in head if part is not None)])
         found["fusion"] = self.model.fusion
         for name in self.heads:
             found[f"tasks.{name}"] = self.heads[name]
@@ -114,6 +119,8 @@ class ChiasmForConditionalGeneration(Generation, ChiasmPreTrainedModel, Generati
         """[..., W] -> [..., V] by the word head, as the backbone's architecture has it."""
         assert self.lm_head is not None, "this backbone does not generate"
         scale = self.model.backbone.output_scale
+        if self.word_transform is not None:
+            values = self.word_transform(values)
         logits = self.lm_head(values if scale == 1.0 else values * scale)
         return logits if self.final_logits_bias is None else logits + self.final_logits_bias
 
@@ -138,7 +145,7 @@ class ChiasmForConditionalGeneration(Generation, ChiasmPreTrainedModel, Generati
         """A task's head on every branch [R, out]; several branches are mixed as probabilities (giving log-probabilities) or as values."""
         found = []
         for name, tokens in fused.branches.items():
-            pooled = self.model.backbone.pool(tokens) if name == "text" else tokens.pooled()
+            pooled = self.model.backbone.pool(tokens, fused.words) if name == "text" else tokens.pooled()
             found.append(self.heads[task](pooled))
         if len(found) == 1:
             return found[0]

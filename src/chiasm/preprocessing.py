@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from safetensors import SafetensorError
 from transformers import AutoConfig, AutoFeatureExtractor, AutoImageProcessor, PreTrainedConfig
 
 from chiasm import components
-from chiasm.model import without_bars
+from chiasm.loading import from_checkpoint
 from chiasm.recipe import EncoderSpec
-from chiasm.types import RecipeError
+
+RESAMPLING = {0: "nearest", 2: "bilinear", 3: "bicubic"}  # Pillow's numbers
+WHOLE = 384  # from here on a ConvNeXt squashes the picture and cuts nothing
 
 
 def wanted_options(spec: EncoderSpec | None, modality: str, part: str) -> dict[str, Any]:
@@ -25,20 +27,22 @@ def wanted_options(spec: EncoderSpec | None, modality: str, part: str) -> dict[s
     if modality not in ("image", "video"):
         return {}
     kind = components.find("encoder", spec.type or modality)
-    return picture_options(spec.model, part) | kind.modality_options(encoder_config(spec, kind))
+    settings = from_checkpoint(AutoImageProcessor, spec.model, part, use_fast=False).to_dict()
+    return picture_options(settings) | kind.modality_options(encoder_config(spec, kind))
 
 
-def picture_options(where: str, part: str) -> dict[str, Any]:
-    """How the checkpoint's pictures, or frames, were brought to size and normalised."""
-    settings = from_checkpoint(AutoImageProcessor, where, part, use_fast=False).to_dict()
-    size = settings.get("crop_size") or settings.get("size") or {}
-    side = [size["height"], size["width"]] if "height" in size else size.get("shortest_edge")
-    found = {
-        "size": side,
-        "mean": settings.get("image_mean"),
-        "std": settings.get("image_std"),
-        "resize": "crop" if settings.get("do_center_crop") else "squash",
-    }
+def picture_options(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """An image processor's settings (preprocessor_config.json) -> size, resize, resample, mean, std; what it does not say is left out."""
+    size, crop = settings.get("size") or {}, settings.get("crop_size") or {}
+    short, cuts = size.get("shortest_edge"), bool(settings.get("do_center_crop"))
+    wanted = crop if cuts else size
+    side = [wanted["height"], wanted["width"]] if "height" in wanted else short
+    found: dict[str, Any] = {"size": side, "resize": "crop" if cuts else "squash", "resample": RESAMPLING.get(settings.get("resample", -1))}
+    if settings.get("crop_pct") and short is not None and short < WHOLE:
+        found |= {"resize": "crop", "short_side": int(short / settings["crop_pct"])}
+    elif cuts and short is not None and side != [short, short]:
+        found["short_side"] = short
+    found |= {"mean": settings.get("image_mean"), "std": settings.get("image_std")}
     if settings.get("do_normalize") is False:
         found |= {"mean": [0.0] * 3, "std": [1.0] * 3}
     return {key: value for key, value in found.items() if value is not None}
@@ -58,13 +62,3 @@ def encoder_config(spec: EncoderSpec, kind: Any, modality: Any = None) -> PreTra
         if hasattr(config, theirs) and theirs not in given and isinstance(value, int):
             setattr(config, theirs, value)
     return config
-
-
-def from_checkpoint(kind: Any, where: str, part: str, **settings: Any) -> Any:
-    """`kind.from_pretrained(where)`; why transformers cannot is told in one line."""
-    try:
-        with without_bars():
-            return kind.from_pretrained(where, **settings)
-    except (OSError, ValueError, ImportError, SafetensorError) as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise RecipeError(f"{part}.model {where}: {reason}") from None

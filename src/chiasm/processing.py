@@ -39,7 +39,7 @@ class ChiasmProcessor(ProcessorMixin):
 
     inputs: name -> {modality, options, state}; placeholder_counts: how many sequence places one item of an input takes, for those inputs
     whose tokens enter the sequence; layout: {first: whether placeholders stand in front, start: ids, close: ids,
-    side: of the padding, absent: how many placeholders an absent input has,
+    side: of the padding, absent: how many placeholders an absent input has, as_written: whether a prompt is tokenised as one text,
     target: {before: id, start: ids, close: ids} where what is written is a text of its own}.
     """
 
@@ -136,6 +136,22 @@ class ChiasmProcessor(ProcessorMixin):
         given = {"text_target" if target else "text": list(texts)}
         return self.tokenizer(**given, add_special_tokens=False, split_special_tokens=user, return_attention_mask=False)["input_ids"]
 
+    def encode_whole(self, pieces: Sequence[tuple[str, str]], sample: Sample) -> list[int] | None:
+        """A prompt's pieces (text, "literal" | "user") or ("", input's name) -> ids of all of it as one text, placeholders expanded.
+
+        None where that must not be: where a user's text has a special token's name in it, or the layout is not `as_written`.
+        """
+        users = [text for text, kind in pieces if kind == "user"]
+        if not self.layout.get("as_written") or any(token in text for text in users for token in self.tokenizer.get_added_vocab()):
+            return None
+        runs = {self.placeholder_id(kind): self.placeholders(kind, sample) for text, kind in pieces if kind in self.placeholder_counts}
+        text = "".join(placeholder(kind) if kind in self.placeholder_counts else text for text, kind in pieces)
+        return self._run_out(text, runs)
+
+    def _run_out(self, text: str, runs: Mapping[int, list[int]]) -> list[int]:
+        """Token ids of a text, each placeholder's id replaced by its run."""
+        return [i for token in self.tokenizer(text, add_special_tokens=False)["input_ids"] for i in runs.get(token, [token])]
+
     def decode_texts(self, ids: Tensor) -> list[str]:
         """Generated ids [R, T] -> texts up to the end token."""
         return [text.strip() for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
@@ -172,11 +188,10 @@ class ChiasmProcessor(ProcessorMixin):
         side = {**settings, **settings.get("text_kwargs", {})}.get("padding_side", self.tokenizer.padding_side)
         longest, left = max(map(len, rows)), side == "left"
         pads = [longest - len(row) for row in rows]
-        data["input_ids"] = torch.tensor(
-            [[self.pad_id] * p + r if left else r + [self.pad_id] * p for r, p in zip(rows, pads, strict=True)]
-        )
+        ids = [[self.pad_id] * p + r if left else r + [self.pad_id] * p for r, p in zip(rows, pads, strict=True)]
+        data["input_ids"] = torch.tensor(ids, dtype=torch.long)
         ones = [[0] * p + [1] * len(r) if left else [1] * len(r) + [0] * p for r, p in zip(rows, pads, strict=True)]
-        data["attention_mask"] = torch.tensor(ones)
+        data["attention_mask"] = torch.tensor(ones, dtype=torch.long)
         return BatchFeature(data)
 
     def _first(self, modality: str) -> str:
@@ -216,6 +231,10 @@ class ChiasmProcessor(ProcessorMixin):
     def _expanded(self, text: str) -> list[int]:
         """Token ids of a text with its placeholders expanded; a space ahead of one belongs to the word that follows it, as in a prompt."""
         runs = {placeholder(name): [self.placeholder_id(name)] * count for name, count in self.placeholder_counts.items()}
+        if self.layout.get("as_written"):
+            return self._run_out(
+                text, {self.placeholder_id(name): [self.placeholder_id(name)] * count for name, count in self.placeholder_counts.items()}
+            )
         pieces = re.split("( *(?:" + "|".join(map(re.escape, runs)) + "))", text) if runs else [text]
         ids, space = [], ""
         for piece in pieces:

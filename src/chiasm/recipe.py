@@ -80,6 +80,8 @@ class EncoderSpec(OpenSpec):
     """What adapts the encoder's tokens to the backbone."""
     train: Trainable = "all"
     """The most that may train: all, none, the last n layers, or {lora: {rank: n}}."""
+    allow_missing: list[str] | None = None
+    """Weights that may be absent from the checkpoint and start at random, as patterns: [pooler.*]; without it that is an error."""
 
 
 class TokenizerSpec(Spec):
@@ -106,6 +108,8 @@ class BackboneSpec(OpenSpec):
     """A pretrained tokenizer's name, or {type: words|bpe, vocab_size: n}; the model's own where not given."""
     train: Trainable = "all"
     """The most that may train: all, none, the last n layers, or {lora: {rank: n}}."""
+    allow_missing: list[str] | None = None
+    """Weights that may be absent from the checkpoint and start at random, as patterns: [pooler.*]; without it that is an error."""
 
     @model_validator(mode="before")
     @classmethod

@@ -176,6 +176,9 @@ class _Check:
             return
         own = component.Options.model_fields if component is not None else {}
         theirs = set(arch_keys(arch)) - set(own)
+        with contextlib.suppress(StrictDataclassError, TypeError, ValueError):  # else they are tried one by one, to name the wrong one
+            AutoConfig.for_model(arch, **{key: value for key, value in spec.options.items() if key in theirs})
+            return  # keys such as a width and its number of heads may be right only together
         for key in [key for key in spec.options if key in theirs]:
             value = spec.options[key]
             try:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForMultimodalLM, AutoProcessor
 
 from chiasm.components import did_you_mean
 from chiasm.data.collate import Collator
@@ -19,7 +18,7 @@ from chiasm.data.split import Split
 from chiasm.evaluation.baselines import Baseline, majority, question_only
 from chiasm.evaluation.evaluate import evaluate
 from chiasm.evaluation.result import Evaluation, plain, read_json
-from chiasm.model import without_bars
+from chiasm.model_files import load_model
 from chiasm.recipe import Recipe, load_recipe
 from chiasm.recipe_check import check_components
 from chiasm.report.gather import gather
@@ -88,10 +87,7 @@ class Run:
     def __init__(self, folder: Path):
         self.folder = folder
         self.recipe = load_recipe(folder / "recipe.yaml")
-        with without_bars():
-            self.model: Any = AutoModelForMultimodalLM.from_pretrained(folder / "model", use_safetensors=True)
-        self.processor: Any = AutoProcessor.from_pretrained(folder / "model")
-        self.model.processor = self.processor
+        self.model, self.processor = load_model(folder / "model")
         self.model.to(pick_device(self.recipe.train.device)).eval()
         self.text_inputs = [name for name, spec in self.recipe.inputs.items() if spec.modality == "text"]
         self._splits: dict[str, Split] = {}
@@ -230,13 +226,13 @@ class Run:
         parts = {}
         for key, value in row.items():
             same = [name for name, spec in self.recipe.inputs.items() if spec.modality == key]
-            texts = [name for name, spec in self.recipe.inputs.items() if spec.modality == "text"]
+            texts, streams = ([n for n, spec in self.recipe.inputs.items() if spec.modality == kind] for kind in ("text", "tokens"))
             if key in self.recipe.inputs:
                 name = key
             elif len(same) == 1:
                 name = same[0]
-            elif key == "question" and len(texts) == 1:
-                name = texts[0]
+            elif key == "question" and len(texts or streams) == 1:
+                name = (texts or streams)[0]
             elif key in self._own_columns():
                 parts[key] = value
                 continue
@@ -263,7 +259,7 @@ class Run:
 
     def _task_for(self, parts: Mapping[str, Any]) -> Any:
         """The first task whose prompt reads exactly the texts that are given, else the first that predicts."""
-        usable = [task for task in self.tasks.values() if task.view == "fused"]
+        usable = [task for task in self.tasks.values() if task.view == "fused"] or list(self.tasks.values())
         if not usable:
             raise ChiasmError(f"this run has no task that answers; its tasks: {', '.join(self.tasks)}")
         given = {name for name in self.text_inputs if parts.get(self.recipe.inputs[name].options.get("column", name)) is not None}

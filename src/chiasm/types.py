@@ -194,6 +194,7 @@ class Fused:
 
     branches: dict[str, Tokens]
     mix: Tensor | None = None  # [R, branches] weight per sample; None: equal
+    words: Tensor | None = None  # [R, T] which tokens of the text branch are text, not a stream's
     aux: dict[str, Tensor] = field(default_factory=dict)  # gates, statistics
     trace: dict[str, Tensor] = field(default_factory=dict)
 

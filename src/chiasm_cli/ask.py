@@ -34,5 +34,14 @@ def ask(
     import chiasm
 
     answer = chiasm.load(run).answer(**given)
-    result({"answer": answer}, str(answer))
+    result({"answer": answer}, said(answer))
     next_step(f"chiasm predict {run} INPUT.jsonl --output OUT.jsonl   for many at once")
+
+
+def said(answer: Any) -> list[str]:
+    """An answer for a person: text as it is, of vectors that two towers make (CLIP) how long they are and how alike."""
+    if not isinstance(answer, dict):
+        return [str(answer)]
+    lines = [f"{name}: a vector of {len(vector)} numbers (--json prints them)" for name, vector in answer.items()]
+    vectors = list(answer.values())
+    return [*lines, f"similarity: {sum(a * b for a, b in zip(*vectors, strict=True)):.4f}"] if len(vectors) == 2 else lines

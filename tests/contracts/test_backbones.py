@@ -257,3 +257,35 @@ def test_the_spread_of_words_is_that_of_the_words_in_use(tied):
 def test_a_kind_that_an_architecture_is_not_is_refused(kind, arch, why):
     with pytest.raises(RecipeError, match=why):
         find("backbone", kind).check(AutoConfig.for_model(arch))
+
+
+@pytest.mark.parametrize("pool", ["first", "pooler", "last_word"])
+def test_what_a_classifier_reads_of_a_bert(pool):
+    ARCHITECTURES["pooling"] = {**BACKBONES["bert"], "pool": pool}
+    try:
+        found = backbone("pooling")
+    finally:
+        del ARCHITECTURES["pooling"]
+    values = torch.randn(2, 7, 32)
+    mask, words = torch.ones(2, 7, dtype=torch.bool), torch.zeros(2, 7, dtype=torch.bool)
+    mask[0, 0], words[0, 1:4], words[1, :2] = False, True, True  # then a stream's tokens
+    read = found.pool(Tokens(values, mask), words)
+    if pool == "pooler":
+        expected = found.network.pooler(torch.stack([values[0, 1], values[1, 0]]).unsqueeze(1))
+    else:
+        expected = torch.stack([values[0, 1], values[1, 0]] if pool == "first" else [values[0, 2], values[1, 0]])
+    assert torch.equal(read, expected)
+    read.sum().backward() if pool == "pooler" else None
+    assert all(p.grad is not None for n, p in found.network.named_parameters() if n.startswith("pooler"))
+
+
+def test_a_pooler_that_an_architecture_has_not_is_refused():
+    config = AutoConfig.for_model("distilbert", **MINI)
+    kind = find("backbone", "bidirectional")
+    with pytest.raises(RecipeError, match="backbone.pool: distilbert has no pooler of its own; use pool: first, or mean"):
+        kind.build(kind.Options(pool="pooler"), config)
+
+
+def test_a_bert_that_sees_both_ways_does_not_generate():
+    with pytest.raises(RecipeError, match="each token of bert sees all others; write is_decoder: true"):
+        find("backbone", "causal").check(AutoConfig.for_model("bert"))

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch.nn import functional
 from transformers import AutoModelForMultimodalLM, InstructBlipQFormerConfig
+from transformers.activations import ACT2FN
 from transformers.models.idefics3.modeling_idefics3 import Idefics3Connector
 from transformers.models.instructblip.modeling_instructblip import InstructBlipQFormerEncoder
 
@@ -20,6 +21,9 @@ from chiasm.components import find, names
 from chiasm.types import RecipeError, Step, Tokens
 
 VARIANTS = {
+    "linear without bias": {"type": "linear", "bias": False},
+    "linear where widths differ": {"type": "linear", "always": False},
+    "mlp without bias": {"type": "mlp", "bias": False, "activation": "gelu", "hidden": 7},
     "pixel_shuffle all": {"type": "pixel_shuffle", "factor": 4},
     "perceiver_resampler narrow": {"type": "perceiver_resampler", "tokens": 3, "depth": 1, "width": 8, "positions": "none"},
     "q_former bert": {"type": "q_former", "tokens": 5, "norm": "post", "cross_every": 1, "depth": 2},
@@ -356,3 +360,22 @@ def test_heads_must_divide_the_width():
     kind = find("connector", "perceiver_resampler")
     with pytest.raises(RecipeError, match="connector.heads: width 20 is not divisible by 3 heads"):
         kind(kind.Options(heads=3), 12, 20)
+
+
+@torch.no_grad()
+def test_a_linear_layer_may_be_left_out_where_widths_are_equal():
+    kind = find("connector", "linear")
+    link = kind(kind.Options(always=False), 12, 12)
+    source = tokens()
+    assert torch.equal(link(source).values[source.mask], source.values[source.mask]) and not list(link.parameters())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("name", "theirs"), [("gelu_tanh", "gelu_pytorch_tanh"), ("gelu", "gelu"), ("quick_gelu", "quick_gelu"), ("silu", "silu")]
+)
+def test_what_stands_between_the_layers_is_transformers_own(name, theirs):
+    kind, x = find("connector", "mlp"), torch.randn(5, 12)
+    link = kind(kind.Options(activation=name), 12, 20)
+    first, _, second = link.layers
+    torch.testing.assert_close(link.project(x), second(ACT2FN[theirs](first(x))))

@@ -60,6 +60,9 @@ CASES: dict[str, dict[str, tuple[dict, dict]]] = {
         "vit": ({**VIT, **NEITHER_DROPS}, {"size": 24}),
         "vit without class token": ({**VIT, **NEITHER_DROPS, "class_token": False}, {"size": 24}),
         "siglip": ({"arch": "siglip_vision_model", **TINY, "patch_size": 8, "image_size": 24, "vision_use_head": False}, {"size": 24}),
+        "siglip pooled": ({"arch": "siglip_vision_model", **TINY, "patch_size": 8, "image_size": 24, "pooled": True}, {"size": 24}),
+        "clip pooled": ({"arch": "clip_vision_model", **TINY, "patch_size": 8, "image_size": 24, "pooled": True}, {"size": 24}),
+        "deit": ({"arch": "deit", **TINY, **NEITHER_DROPS, "patch_size": 8, "image_size": 24}, {"size": 24}),
         "second to last layer": ({**VIT, **NEITHER_DROPS, "num_hidden_layers": 2, "layer": -2}, {"size": 16}),
         "resnet": (RESNET, {"size": 32}),
         "resnet to a grid": ({**RESNET, "grid": 2}, {"size": 32}),
@@ -71,7 +74,7 @@ CASES: dict[str, dict[str, tuple[dict, dict]]] = {
         "wav2vec2 to tokens": ({**WAV2VEC2, "tokens": 3}, {"sampling_rate": 8000}),
         "whisper": (WHISPER, {"sampling_rate": 16000}),
     },
-    "features": {"features": ({}, {})},
+    "features": {"features": ({}, {}), "features in places": ({"places": 7}, {}), "features cut to places": ({"places": 3}, {})},
     "video": {
         "vit": ({**VIT, **NEITHER_DROPS}, {"size": 16, "frames": 3}),
         "vit of any length to a grid": ({**VIT, **NEITHER_DROPS, "grid": 1}, {"size": 16}),
@@ -85,6 +88,11 @@ CASES: dict[str, dict[str, tuple[dict, dict]]] = {
     "tokens": {
         "bert": ({"arch": "bert", **TINY}, {"tokenizer": "words"}),
         "roberta": ({"arch": "roberta", **TINY, "max_position_embeddings": 32}, {"tokenizer": "words", "max_tokens": 31}),
+        "bert pooled": ({"arch": "bert", **TINY, "pooled": True}, {"tokenizer": "words"}),
+        "siglip pooled": (
+            {"arch": "siglip_text_model", **TINY, "max_position_embeddings": 12, "projection_size": 20, "pooled": True},
+            {"tokenizer": "words", "max_tokens": 12, "filled": True},
+        ),
         "gpt2": (GPT2, {"tokenizer": "bpe"}),
         "t5": (T5, {"tokenizer": "words", "max_tokens": 2000}),
         "bart": ({**BART, "dropout": 0.0}, {"tokenizer": "words"}),
@@ -278,3 +286,23 @@ def test_a_text_encoder_refuses_what_does_not_fit():
         network = {k: v for k, v in spec.items() if k != "arch"}
         with pytest.raises(RecipeError, match=message):
             kind(kind.Options(), AutoConfig.for_model(spec["arch"], **network), modality)
+
+
+def test_a_network_without_a_pooled_output_says_so():
+    CASES["tokens"]["gpt2 pooled"] = ({**GPT2, "pooled": True}, {"tokenizer": "bpe"})
+    try:
+        encoder, modality = built("tokens", "gpt2 pooled")
+    finally:
+        del CASES["tokens"]["gpt2 pooled"]
+    with pytest.raises(RecipeError, match="arch gpt2: it has no pooled output of its own; leave the encoder's `pooled` out"):
+        encoder(**opened(modality, raw("tokens")))
+
+
+def test_a_number_of_features_is_averaged_to_or_padded_to():
+    kind, media = find("encoder", "features"), find("modality", "features")
+    modality = media(media.Options())
+    modality.fit(raw("features"))
+    tokens = kind(kind.Options(places=7), None, modality)(**opened(modality, raw("features")))
+    assert tokens.mask.sum(1).tolist() == [5, 4, 3] and tokens.values.shape == (3, 7, 6)
+    with pytest.raises(RecipeError, match="tokens averages to a number, places pads to one"):
+        kind(kind.Options(places=7, tokens=7), None, modality)

@@ -44,6 +44,15 @@ BACKBONES: dict[str, dict[str, Any]] = {
     "qwen3": {"arch": "qwen3", **DECODER, "tokenizer": "words"},
     "llama": {"arch": "llama", **DECODER, "tie_word_embeddings": False, "tokenizer": "words"},
     "bert": {"kind": "bidirectional", "arch": "bert", **SMALL, **NEITHER_DROPS, "max_position_embeddings": 64, "tokenizer": "words"},
+    "bert decoder": {
+        "kind": "causal",
+        "arch": "bert",
+        "is_decoder": True,
+        **SMALL,
+        **NEITHER_DROPS,
+        "max_position_embeddings": 64,
+        "tokenizer": "words",
+    },
     "latent": {"kind": "latent", "arch": "bert", **SMALL, **NEITHER_DROPS, "latents": 3},
     "t5": T5,  # the fusion meets the decoder
     "t5 encoder": {**T5, "side": "encoder", "num_decoder_layers": 3},
@@ -92,7 +101,7 @@ def marked(chosen: Iterable[tuple[str, str]], slow: Sequence[str] = ("qwen3", "t
 
 def valid(fusion: str) -> tuple[str, ...]:
     if fusion == "own weights":
-        return ("gpt2", "t5", "bart")
+        return ("gpt2", "bert decoder", "t5", "bart")
     if fusion not in STRATEGIES:
         return ("gpt2",)
     return (*CAUSAL, "bert", "latent", "t5", "t5 encoder", *(("bart", "bart encoder") if fusion in ON_BART else ()))

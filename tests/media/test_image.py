@@ -10,9 +10,11 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
+import transformers
 from pydantic import ValidationError
 
 from chiasm.media.image import Image, png_bytes
+from chiasm.preprocessing import picture_options
 from chiasm.types import BadInput, Drawn
 
 
@@ -293,3 +295,44 @@ def test_unknown_options_are_refused():
 
 def test_png_bytes_round_trip():
     assert np.array_equal(image().open(png_bytes(photograph()))[0], photograph())
+
+
+PROCESSORS = {  # transformers' image processor with its settings
+    "squash": ("ViTImageProcessorPil", {"size": {"height": 24, "width": 32}, "resample": 2}),
+    "squash, bicubic": ("ViTImageProcessorPil", {"size": {"height": 24, "width": 24}, "resample": 3}),
+    "nearest": ("ViTImageProcessorPil", {"size": {"height": 24, "width": 24}, "resample": 0}),
+    "crop": ("CLIPImageProcessorPil", {"size": {"shortest_edge": 24}, "crop_size": {"height": 24, "width": 24}}),
+    "crop of a larger one": ("CLIPImageProcessorPil", {"size": {"shortest_edge": 29}, "crop_size": {"height": 24, "width": 24}}),
+    "crop, wide": ("CLIPImageProcessorPil", {"size": {"shortest_edge": 30}, "crop_size": {"height": 20, "width": 28}}),
+    "ConvNeXt's crop": ("ConvNextImageProcessorPil", {"size": {"shortest_edge": 24}, "crop_pct": 0.875}),
+    "no normalisation": ("ViTImageProcessorPil", {"size": {"height": 24, "width": 24}, "do_normalize": False}),
+}
+
+
+@pytest.mark.parametrize("shape", [(40, 60), (61, 33), (24, 24), (7, 90), (300, 200)])
+@pytest.mark.parametrize("name", PROCESSORS)
+def test_exact_is_transformers_own_preparation(name, shape):
+    """To 1e-5 with `exact`; without it within one step of 255 almost everywhere (Pillow rounds between its two passes)."""
+    kind, settings = PROCESSORS[name]
+    reader = getattr(transformers, kind)(**settings)
+    options = picture_options(reader.to_dict())
+    rng = np.random.default_rng(sum(shape))
+    pixels = np.array(PIL.Image.fromarray(photograph(*shape)).rotate(17)) ^ rng.integers(0, 32, (*shape, 3), dtype=np.uint8)
+    for format in ("PNG", "JPEG"):
+        data = encoded(format, pixels)
+        theirs = reader(PIL.Image.open(io.BytesIO(data)), return_tensors="pt")["pixel_values"]
+        exact = Image(Image.Options(**options, exact=True))
+        ours = exact.collate([exact.open(data)[0]])["pixel_values"]
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
+    if shape in ((40, 60), (61, 33), (300, 200)) and name != "nearest":
+        quick, smooth = Image(Image.Options(**options)), photograph(*shape)
+        ours = quick.collate([quick.open(encoded("PNG", smooth))[0]])["pixel_values"]
+        theirs = reader(PIL.Image.fromarray(smooth), return_tensors="pt")["pixel_values"]
+        step = 1 / 255 / min(options["std"])
+        assert (ours - theirs).abs().mean() < (5 if options["resize"] == "crop" else 1) * step  # a cut may begin half a pixel away
+
+
+def test_exact_of_a_grey_picture_is_that_of_its_rgb():
+    exact = Image(Image.Options(size=12, resize="crop", exact=True))
+    grey = photograph()[:, :, 0]
+    assert np.array_equal(exact.open(grey)[0], exact.open(np.repeat(grey[:, :, None], 3, 2))[0])

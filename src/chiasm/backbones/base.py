@@ -44,7 +44,7 @@ class Backbone:
     @classmethod
     def build(cls, options: Any, config: PreTrainedConfig) -> nn.Module:
         """A fresh network of `config`, headless and without a pooler."""
-        network: Any = network_of(config)
+        network: Any = network_of(config, pooled=getattr(options, "pool", None) == "pooler")
         if options.embedding_std is not None:
             nn.init.normal_(network.get_input_embeddings().weight, std=options.embedding_std)
         return network
@@ -65,6 +65,11 @@ class Backbone:
     def has_output_bias(self) -> bool:
         """Whether the architecture adds a fixed bias to every word's logit."""
         return False
+
+    @property
+    def word_transform(self) -> nn.Module | None:
+        """What the architecture puts between its output and the word head, whose bias then trains (BERT's); None: nothing."""
+        return None
 
     @property
     def stack(self) -> Any:
@@ -116,8 +121,8 @@ class Backbone:
         """Texts alone [N, T], past any fusion -> the output that `pool` reads."""
         return Tokens(self.run(self.embed(ids, len(ids)), mask, None).last_hidden_state, mask)
 
-    def pool(self, tokens: Tokens) -> Tensor:
-        """[R, T, W] -> [R, W]: what a classifier reads."""
+    def pool(self, tokens: Tokens, words: Tensor | None = None) -> Tensor:
+        """[R, T, W] -> [R, W]: what a classifier reads. words [R, T]: which tokens are text, not a stream's; all visible ones if None."""
         return tokens.pooled()
 
 

@@ -128,5 +128,5 @@ class EncoderDecoder(Backbone):
         heard = self.listen(self.embed(ids, len(ids)), mask).last_hidden_state
         return Tokens(self.write(self.shifted(ids, mask), mask, Tokens(heard, mask)).last_hidden_state, mask)
 
-    def pool(self, tokens: Tokens) -> Tensor:
+    def pool(self, tokens: Tokens, words: Tensor | None = None) -> Tensor:
         return last_visible(tokens)

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
-from chiasm.encoders.base import Encoder, network_of, width_of
+from chiasm.encoders.base import Encoder, network_of, pooled_tokens, width_of
+from chiasm.encoders.base import Options as BaseOptions
 from chiasm.types import RecipeError, Tokens
 
 LONGEST = 512  # tokens of a text, where the network has room for more and the recipe does not ask for more
@@ -16,6 +17,10 @@ LONGEST = 512  # tokens of a text, where the network has room for more and the r
 
 class TextEncoder(Encoder):
     """token_ids [U, L] and their mask -> Tokens [U, L, width]."""
+
+    class Options(BaseOptions):
+        pooled: bool = False
+        """One token, the network's own pooled output, in place of one for each of the text's (CLIP's and SigLIP's vector of a text)."""
 
     def __init__(self, options: Any, config: PreTrainedConfig | None, modality: Any):
         assert config is not None, "a text encoder needs a transformers config"
@@ -32,6 +37,8 @@ class TextEncoder(Encoder):
         if most is not None and modality.options.max_tokens > most:
             raise RecipeError(f"encoder {config.model_type}: it has positions for {most} tokens; write max_tokens: {most} in the input")
         self.width = width_of(config)
+        if options.pooled:
+            self.width, self.num_tokens = getattr(config, "projection_size", None) or self.width, 1
 
     @classmethod
     def modality_options(cls, config: PreTrainedConfig) -> dict[str, Any]:
@@ -42,8 +49,10 @@ class TextEncoder(Encoder):
     def forward(self, **tensors: Tensor) -> Tokens:
         assert self.network is not None
         mask = tensors["token_mask"]
-        values = self.network(input_ids=tensors["token_ids"], attention_mask=mask.long()).last_hidden_state
-        return Tokens(values, mask, item=torch.zeros_like(mask, dtype=torch.long))
+        output = self.network(input_ids=tensors["token_ids"], attention_mask=mask.long())
+        if self.options.pooled:
+            return pooled_tokens(output, self.network.config)
+        return Tokens(output.last_hidden_state, mask, item=torch.zeros_like(mask, dtype=torch.long))
 
 
 def text_half(config: PreTrainedConfig) -> PreTrainedConfig:

@@ -16,7 +16,7 @@ from torch.nn import functional
 from transformers import PreTrainedConfig
 
 from chiasm.encoders.base import CHANNELS_LAST, Encoder, width_of
-from chiasm.encoders.vision import VisionOptions, has_class_token, hidden_states, measure, picture_tokens, prepare
+from chiasm.encoders.vision import VisionOptions, hidden_states, measure, picture_tokens, prepare, tokens_ahead
 from chiasm.types import RecipeError, Tokens
 
 SHORTEST, LONGEST = 0.2, 10_000.0  # seconds: periods of the sinusoids that tell the time
@@ -94,7 +94,7 @@ class Video(Encoder):
             if config.model_type == "timesformer":
                 raise RecipeError("encoder timesformer: its tokens are not in order of time; leave out grid")
             return steps * self.options.grid**2
-        return steps * rows * columns + int(has_class_token(self.network) and self.options.class_token)
+        return steps * rows * columns + tokens_ahead(self.network) * self.options.class_token
 
     @staticmethod
     def _cells(config: Any) -> tuple[int, int, int]:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedConfig
 
-from chiasm.encoders.base import Options
+from chiasm.encoders.base import Options, pooled_output
 
 
 class VisionOptions(Options):
@@ -23,6 +23,8 @@ class VisionOptions(Options):
     """Keep a transformer's class token among the tokens (a grid has none)."""
     first_pooling: bool = True
     """Keep the max pooling after the first convolution of a ResNet; without it small pictures keep their detail."""
+    pooled: bool = False
+    """One token, the network's own pooled output, in place of its patches (CLIP's and SigLIP's vector of a picture)."""
 
 
 def prepare(network: Any, options: VisionOptions) -> None:
@@ -35,15 +37,19 @@ def measure(network: Any, config: PreTrainedConfig, options: VisionOptions) -> t
     """(tokens of a picture, whether they carry positions): by arithmetic where the config says it, else unknown before a picture."""
     patch, size = getattr(config, "patch_size", None), getattr(config, "image_size", None)
     transformer = isinstance(patch, int) and isinstance(size, int) and not getattr(config, "hidden_sizes", None)
+    if options.pooled:
+        return 1, True
     if options.grid:
         return options.grid**2, transformer
     if transformer:
-        return (size // patch) ** 2 + int(has_class_token(network) and options.class_token), True
+        return (size // patch) ** 2 + tokens_ahead(network) * options.class_token, True
     return None, False
 
 
-def has_class_token(network: Any) -> bool:
-    return hasattr(network, "embeddings") and any("cls" in n or "class_embedding" in n for n, _ in network.named_parameters())
+def tokens_ahead(network: Any) -> int:
+    """How many tokens stand ahead of a transformer's patches: none, a class token, or DeiT's two."""
+    names = [n for n, _ in network.named_parameters()] if hasattr(network, "embeddings") else []
+    return sum(any(word in n for n in names) for word in ("cls", "class_embedding", "distillation_token"))
 
 
 def hidden_states(network: Any, pixels: Tensor, layer: int) -> Tensor:
@@ -54,6 +60,8 @@ def hidden_states(network: Any, pixels: Tensor, layer: int) -> Tensor:
 
 def picture_tokens(network: Any, pixels: Tensor, options: VisionOptions) -> tuple[Tensor, tuple[int, int] | None]:
     """Pictures [U, 3, H, W] -> (tokens [U, L, W], the grid they form, where they form one)."""
+    if options.pooled:
+        return pooled_output(network(pixel_values=pixels), network.config).unsqueeze(1), None
     values = hidden_states(network, pixels, options.layer)
     if values.ndim == 3:  # a transformer's patches, which stand behind its other tokens
         rows, columns = _patches(network, pixels, values.shape[1])

@@ -106,8 +106,8 @@ class Image(base.Modality):
         fault = containers.picture_fault(data, format)
         if fault is not None:
             raise BadInput(fault[0], f"{name}: {fault[1]}")
-        if format == "JPEG" and self.options.size != "original":
-            side = int(JPEG_GAP * np.max(self.options.size))
+        if format == "JPEG" and self.options.size != "original" and not self.options.exact:
+            side = int(JPEG_GAP * np.max([np.max(self.options.size), self.options.short_side or 0]))
             image.draft(None, (side, side))
         return _decoding(lambda: self._pixels(image, notes), format, name, data)
 
@@ -162,8 +162,10 @@ class Image(base.Modality):
         """[h, w] grey or [h, w, 3] -> [height, width, 3]."""
         height, width = self._size(pixels)
         inner = height, width
-        if self.options.resize == "crop":
-            pixels = _centre(pixels, height, width)
+        if self.options.exact and self.options.resize != "pad":
+            pixels = self._exactly(pixels, height, width)
+        elif self.options.resize == "crop":
+            pixels = _centre(pixels, height, width, self.options.short_side)
         elif self.options.resize == "pad":
             scale = min(height / pixels.shape[0], width / pixels.shape[1])
             inner = max(1, round(pixels.shape[0] * scale)), max(1, round(pixels.shape[1] * scale))
@@ -178,6 +180,18 @@ class Image(base.Modality):
             canvas[top : top + inner[0], left : left + inner[1]] = pixels
             pixels = canvas
         return pixels
+
+    def _exactly(self, pixels: np.ndarray, height: int, width: int) -> np.ndarray:
+        """[h, w] or [h, w, 3] -> [height, width(, 3)] in the order and with the rounding of transformers' image processors."""
+        size = height, width
+        if self.options.resize == "crop":
+            short, least = self.options.short_side or min(height, width), min(pixels.shape[:2])
+            size = tuple(short if side == least else int(short * side / least) for side in pixels.shape[:2])
+        if pixels.shape[:2] != size:
+            method = PIL.Image.Resampling[self.options.resample.upper()]
+            pixels = np.array(PIL.Image.fromarray(pixels).resize((size[1], size[0]), method))
+        top, left = (size[0] - height) // 2, (size[1] - width) // 2
+        return pixels[top : top + height, left : left + width]
 
 
 def png_bytes(pixels: np.ndarray) -> bytes:
@@ -264,9 +278,10 @@ def _interpolated(pixels: np.ndarray, size: tuple[int, int], method: str) -> np.
     return planes[0].permute(1, 2, 0).numpy().reshape(*size, *pixels.shape[2:])
 
 
-def _centre(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
-    """The largest centred rectangle with the proportions of [height, width]."""
-    scale = min(pixels.shape[0] / height, pixels.shape[1] / width)
+def _centre(pixels: np.ndarray, height: int, width: int, short_side: int | None = None) -> np.ndarray:
+    """The largest centred rectangle with the proportions of [height, width], or what that is of a picture whose shorter side is given."""
+    whole = min(pixels.shape[0] / height, pixels.shape[1] / width)
+    scale = whole if short_side is None else min(whole, min(pixels.shape[:2]) / short_side)
     rows, columns = max(1, round(height * scale)), max(1, round(width * scale))
     top, left = (pixels.shape[0] - rows) // 2, (pixels.shape[1] - columns) // 2
     return pixels[top : top + rows, left : left + columns]

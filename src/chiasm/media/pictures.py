@@ -33,6 +33,10 @@ class PictureOptions(base.Options):
     """How a picture of another shape is brought to size: squash it, cut its centre, or pad it."""
     resample: Literal["nearest", "bilinear", "bicubic"] = "bilinear"
     """How pixels are interpolated."""
+    short_side: int | None = Field(None, gt=0)
+    """With resize: crop, what the shorter side is brought to before the centre is cut; the wanted size if not given."""
+    exact: bool = False
+    """Resize to the bit as transformers' image processors do: the whole picture, by Pillow; slower, and else within 1/255 of it."""
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     """Subtracted from each colour (0 to 1)."""
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)

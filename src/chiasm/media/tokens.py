@@ -35,6 +35,8 @@ class Tokens(base.Modality):
         """The most entries of a tokenizer that is learned."""
         max_tokens: int = Field(512, gt=2)
         """Tokens that are read of one text; the rest is cut and counted. Where not given, no more than the encoder has positions for."""
+        filled: bool = False
+        """Fill every text up to max_tokens with padding that the encoder reads like words (SigLIP); false: padding is not seen."""
 
     def __init__(self, options: Any = None):
         super().__init__(options)
@@ -79,7 +81,8 @@ class Tokens(base.Modality):
 
     def collate(self, values: Sequence[list[int]]) -> dict[str, Tensor]:
         """token_ids int64 [U, L], padded on the right; token_mask bool [U, L], True where there is a token."""
-        lengths = torch.tensor([len(value) for value in values])
+        most = self.options.max_tokens
+        lengths = torch.tensor([most if self.options.filled else len(value) for value in values])
         length = int(lengths.max())
         ids = torch.tensor([[*value, *[self.pad_id] * (length - len(value))] for value in values], dtype=torch.long)
         return {"token_ids": ids, "token_mask": torch.arange(length) < lengths.unsqueeze(1)}
@@ -121,7 +124,7 @@ class Tokens(base.Modality):
 def pretrained(name: str) -> Any:
     """The pretrained tokenizer `name`; RecipeError in one line where there is none that is fast."""
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError, ImportError, KeyError, json.JSONDecodeError) as error:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise RecipeError(f"tokenizer {name}: {reason}") from None

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -38,6 +39,12 @@ class Contrast(Task):
         """forward: only find the second side given the first (few distinct texts, e.g. class names)."""
         temperature: float = 0.07
         """At the start; learned."""
+        max_scale: Annotated[float, Field(gt=0)] | None = 100.0
+        """The largest 1 / temperature (CLIP's); null: no limit (SigLIP's)."""
+        loss: Literal["softmax", "sigmoid"] = "softmax"
+        """softmax: which of the batch is the other side (InfoNCE); sigmoid: each pair apart, right or not, with a learned bias (SigLIP)."""
+        bias: float = -10.0
+        """Of the sigmoid, at the start; learned."""
         metrics: tuple[str, ...] = ("recall",)
         """How embeddings are scored."""
 
@@ -109,16 +116,29 @@ class Contrast(Task):
             pooled = model.text_vector(batch.inputs[f"{side}_ids"], batch.inputs[f"{side}_mask"], through=self.options.text)
         return functional.normalize(head.project[side](pooled).float(), dim=-1), index
 
+    def scores(self, model: Any, batch: Batch, streams: Streams) -> tuple[Tensor, Tensor, Tensor]:
+        """(scaled similarities of the distinct units [DL, DR], which of them each row has [R], [R]); CLIP calls them logits_per_image."""
+        return self.compared(model, [self.side(model, batch, streams, side) for side in self.sides])
+
+    def compared(self, model: Any, sides: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor, Tensor]:
+        """`scores` of both `side`s."""
+        (left, left_of), (right, right_of) = sides
+        head = model.heads[self.name]
+        scores = left @ right.T * head.scale()
+        return scores if head.bias is None else scores + head.bias.value, left_of, right_of
+
     def loss(self, model: Any, batch: Batch, streams: Streams) -> LossParts:
         sides, weight = [self.side(model, batch, streams, side) for side in self.sides], batch.targets["weight"]
         if self.processes is not None:
             sides, weight = self.of_all(batch, sides)
-        (left, left_of), (right, right_of) = sides
-        scores = left @ right.T * model.heads[self.name].scale()  # [DL, DR]
+        scores, left_of, right_of = self.compared(model, sides)
         positive = torch.zeros_like(scores)
         positive[left_of, right_of] = 1.0
-        loss = multi_positive(scores, positive)
-        if self.options.direction == "both":
+        if self.options.loss == "sigmoid":
+            loss = -functional.logsigmoid(scores * (2 * positive - 1)).sum(1).mean()
+        else:
+            loss = multi_positive(scores, positive)
+        if self.options.loss == "softmax" and self.options.direction == "both":
             loss = (loss + multi_positive(scores.T, positive.T)) / 2
         with torch.no_grad():
             found = positive[torch.arange(len(scores), device=scores.device), scores.argmax(1)].mean()
@@ -151,8 +171,24 @@ class Contrast(Task):
     @torch.no_grad()
     def predict(self, model: Any, batch: Batch, streams: Streams) -> list[Prediction]:
         sides = {side: self.side(model, batch, streams, side) for side in self.sides}
-        rows = {side: vectors[index].tolist() for side, (vectors, index) in sides.items()}
-        return [Prediction(i, self.name, {side: rows[side][row] for side in self.sides}) for row, i in enumerate(batch.ids)]
+        each = {side: vectors[index] for side, (vectors, index) in sides.items()}
+        rows, alike = (
+            {side: vectors.tolist() for side, vectors in each.items()},
+            (each[self.sides[0]] * each[self.sides[1]]).sum(1).tolist(),
+        )
+        there = {side: self.has(batch, side) for side in self.sides}
+        found = []
+        for row, identity in enumerate(batch.ids):
+            sides = [side for side in self.sides if there[side][row]]
+            score = alike[row] if len(sides) == len(self.sides) else None
+            found.append(Prediction(identity, self.name, {side: rows[side][row] for side in sides}, score=score))
+        return found
+
+    def has(self, batch: Batch, side: str) -> list[bool]:
+        """Which rows have something on that side."""
+        if self.is_stream(side):
+            return (batch.inputs[f"{side}_index"][:, 0] >= 0).tolist()
+        return [not is_missing(sample.parts.get(side)) for sample in batch.samples] or [True] * len(batch)
 
 
 def multi_positive(scores: Tensor, positive: Tensor) -> Tensor:
@@ -167,10 +203,13 @@ class ContrastHead(nn.Module):
         super().__init__()
         self.project = nn.ModuleDict({s: nn.Linear(width, options.width) if options.project else nn.Identity() for s in sides})
         self.log_scale = Scalar(math.log(1 / options.temperature))
+        self.bias = Scalar(options.bias) if options.loss == "sigmoid" else None
+        self.most = options.max_scale
 
     def scale(self) -> Tensor:
-        """1 / temperature, at most 100."""
-        return self.log_scale.value.clamp_max(math.log(100)).exp()
+        """1 / temperature, at most `max_scale`."""
+        value = self.log_scale.value
+        return (value if self.most is None else value.clamp_max(math.log(self.most))).exp()
 
 
 class Scalar(nn.Module):

@@ -24,6 +24,10 @@ def check_tasks(recipe: Recipe, backbone: str, fusion: Any) -> None:
     """RecipeError where a task asks of the backbone, or of the fusion, what that kind cannot do."""
     kind = components.find("backbone", backbone)
     for name, task in make_tasks(recipe).items():
+        if task.view == "fused" and recipe.backbone.options.get("latents") == 0:
+            raise RecipeError(
+                f"tasks.{name}: nothing reads its inputs together (backbone.latents: 0); give a backbone, or use type: contrast"
+            )
         if (reason := task.suits(backbone, kind)) is not None:
             raise RecipeError(f"tasks.{name}: {reason}")
         if task.texts and not kind.reads_text:

@@ -100,7 +100,22 @@ class Template:
 
     def ids(self, samples: Sequence[Sample], processor: Any) -> list[list[int]]:
         """Token ids per row: literals, users' texts, and a run of placeholders for every scattered input that the row has."""
-        return [[i for written in row for i in written.ids] for row in self.rows(samples, processor)]
+        apart = [[i for written in row for i in written.ids] for row in self.rows(samples, processor)]
+        if not processor.layout.get("as_written") or self.repeat or self.placed:
+            return apart
+        return [other if (one := self._whole(sample, processor)) is None else one for sample, other in zip(samples, apart, strict=True)]
+
+    def _whole(self, sample: Sample, processor: Any) -> list[int] | None:
+        """A prompt tokenised as one text, for backbones that were trained so; None where a user's text might become a special token."""
+        pieces = []
+        for piece, is_field in self.pieces:
+            media, value = is_field and self.is_media(piece), as_text(sample.parts.get(piece)) if is_field else piece
+            pieces.append(("", piece) if media else (value, "user" if is_field else "literal"))
+        ids = processor.encode_whole(pieces, sample)
+        for name in (name for name in self.inputs if ids is not None and self.is_media(name) and name not in self.fields):
+            run = processor.placeholders(name, sample)
+            ids = run + ids if processor.placeholders_first else ids + run
+        return ids
 
     def rows(self, samples: Sequence[Sample], processor: Any) -> list[list[Written]]:
         """What each row is made of, in order."""

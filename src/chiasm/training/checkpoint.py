@@ -7,7 +7,6 @@ Writing is: temporary folder, files, fsync, MANIFEST.json (bytes and sha256), fs
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import os
 import re
@@ -21,6 +20,7 @@ from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from chiasm.model_files import sha256
 from chiasm.types import ChiasmError
 
 MODEL, OPTIMIZER, STATE, MANIFEST = "model.safetensors", "optimizer.safetensors", "state.json", "MANIFEST.json"
@@ -82,7 +82,7 @@ def verify(path: Path) -> str | None:
             size = (path / name).stat().st_size
             if size != files[name]["bytes"]:
                 return f"{name} has {size} bytes, {files[name]['bytes']} were written"
-            if _sha256(path / name) != files[name]["sha256"]:
+            if sha256(path / name) != files[name]["sha256"]:
                 return f"{name} was altered (its sha256 is not the one in {MANIFEST})"
     except OSError as error:
         return f"{Path(error.filename).name if error.filename else MANIFEST}: {error.strerror}"
@@ -223,7 +223,7 @@ def _name(step: int) -> str:
 
 
 def _manifest(step: int, folder: Path) -> str:
-    files = {name: {"bytes": (folder / name).stat().st_size, "sha256": _sha256(folder / name)} for name in (MODEL, OPTIMIZER, STATE)}
+    files = {name: {"bytes": (folder / name).stat().st_size, "sha256": sha256(folder / name)} for name in (MODEL, OPTIMIZER, STATE)}
     return _rendered(step, files)
 
 
@@ -256,11 +256,6 @@ def _explained(error: Exception, folder: Path, step: int, *, need: int) -> Check
 
 def _megabytes(count: int) -> str:
     return f"{count / MEGABYTE:.1f} MB"
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _fsync(path: Path) -> None:

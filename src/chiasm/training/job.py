@@ -14,7 +14,7 @@ import torch
 
 from chiasm.data.account import Accounting
 from chiasm.evaluation.evaluate import evaluate
-from chiasm.model import without_bars
+from chiasm.model_files import save_model
 from chiasm.recipe import Recipe, StageSpec
 from chiasm.training import checkpoint
 from chiasm.training.display import Display
@@ -256,9 +256,7 @@ def _keep(job: Job, weights: Mapping[str, Any] | None) -> None:
     model.eval()
     target, aside = job.folder / "model", job.folder / ".saving-model"
     shutil.rmtree(aside, ignore_errors=True)
-    with without_bars():
-        model.save_pretrained(aside, **({} if weights is None else {"state_dict": weights}))
-    job.materials.processor.save_pretrained(aside)
+    save_model(model, job.materials.processor, aside, weights)
     shutil.rmtree(target, ignore_errors=True)
     os.rename(aside, target)
     kept = state.step if state.best_step is None else state.best_step

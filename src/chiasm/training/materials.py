@@ -52,7 +52,7 @@ def assemble(recipe: Recipe) -> Materials:
     if recipe.train.loss_weights == "learned":
         model.loss_weights = LossWeights(model.tasks)
     splits = {name: _split(recipe, source, processor.modalities, tasks) for name, source in sources.items()}
-    notes = dict.fromkeys(note for source in sources.values() for note in source.notes)
+    notes = dict.fromkeys([*model.notes, *(note for source in sources.values() for note in source.notes)])
     if unknown := unknown_words(processor.tokenizer, _texts(tasks, trained.values())):
         notes[unknown] = None
     return Materials(model, processor, model.tasks, splits.__getitem__, splits.__contains__, tuple(notes))
