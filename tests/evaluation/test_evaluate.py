@@ -95,6 +95,18 @@ class AlignTask:
             yield Prediction(id, "align", {"image": image, "answer": [float(c == batch.targets["answer"][row]) for c in COLOURS]})
 
 
+class PairTask(AnswerTask):
+    """Two answers of every row: is the picture of its colour, and is it of the next one."""
+
+    name, metrics, inputs = "pair", ["accuracy"], ["image"]
+
+    def predict(self, model, batch, streams):
+        for p in super().predict(model, batch, streams):
+            yield Prediction(p.id, "pair", "yes" if p.output == p.target else "no", "yes", sample=p.id)
+            following = COLOURS[(COLOURS.index(p.target) + 1) % 4]
+            yield Prediction(f"{p.id} (next)", "pair", "yes" if p.output == following else "no", "no", sample=p.id)
+
+
 @pytest.fixture(autouse=True)
 def fakes(monkeypatch):
     monkeypatch.setattr(module, "Loader", fake_loader)
@@ -118,6 +130,16 @@ def test_scores_controls_and_accounting():
     assert verdicts == ["uses `image`", "no measurable use of `audio`", "no measurable use of `question`"]
     assert found.notes[0] == "image: cut: 4 times"
     assert [p.id for p in found.predictions[:3]] == ["row0", "row1", "row2"]  # the split's order, not the batches'
+
+
+def test_several_answers_of_one_row_are_each_compared_with_their_own_control():
+    found = run([PairTask()])
+    assert len(found.predictions) == 2 * 198 and found.counts["used"] == 198
+    assert [(p.id, p.row) for p in found.predictions[:3]] == [("row0", "row0"), ("row0 (next)", "row0"), ("row1", "row1")]
+    assert found.metrics["pair.accuracy"] == found.metrics["pair.accuracy[kind=b]"] == 1.0
+    assert 0.4 < found.metrics["pair.accuracy[image shuffled]"] < 0.8 and found.metrics["pair.accuracy[image missing]"] < 0.8
+    assert found.differences["pair.accuracy[image shuffled]"]["rows"] == 2 * 198
+    assert found.verdicts[0].startswith("pair: uses `image`")
 
 
 def test_what_a_control_leaves_alone_is_not_encoded_again():
