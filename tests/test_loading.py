@@ -23,7 +23,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 sys.path.insert(0, str(Path(__file__).parent / "contracts"))
-from tiny_models import GPT2, NEITHER_DROPS, VIT, WORDS, picture, rows
+from tiny_models import GPT2, NEITHER_DROPS, SMALL, VIT, WORDS, picture, rows
 
 import chiasm
 from chiasm.assemble import build
@@ -290,6 +290,21 @@ def test_ml3_what_may_be_missing_is_named_in_the_recipe_and_counted(copies):
     )
 
 
+T5 = {"d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 1, "num_heads": 4, "decoder_start_token_id": 0}
+AROUND = {"T5ForConditionalGeneration": (T5, "encoder.final_layer_norm.weight", 32), "LlamaForCausalLM": (SMALL, "lm_head.weight", 960)}
+
+
+@pytest.mark.parametrize("name", AROUND)
+def test_ml3_also_in_what_stands_around_the_body(copies, name):
+    (settings, lost, count), kind, where = AROUND[name], getattr(transformers, name), copies / "gpt2"
+    ids = {"vocab_size": 30, "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3}
+    kind(kind.config_class(**{**settings, **ids, "tie_word_embeddings": "T5" in name})).save_pretrained(where)
+    reweighed(where / "model.safetensors", lambda weights: weights.pop(lost))
+    refused(lambda: composed(copies), f"backbone.model .* 1 weight.* first '{lost}'")
+    (note,) = composed(copies, reader={"allow_missing": [lost]}).notes
+    assert note == f"backbone: {count} parameters are not in {where} and start at random: {lost.removesuffix('.weight')} (weight)"
+
+
 RUN_WEIGHTS = {  # change -> what is said
     "missing": (lambda w: w.pop("model.language_model.h.1.ln_1.bias"), "1 weight\\(s\\) are not in the file: .*h.1.ln_1 \\(bias\\)"),
     "unexpected": (
@@ -331,7 +346,7 @@ def test_ml3_a_runs_weights_are_all_there_and_finite(copies, name):
 EDITS = {  # change of a checkpoint's config.json -> what is said
     "more layers": (
         {"n_layer": 5},
-        "backbone.model .* weight\\(s\\) are not in the checkpoint, first 'h.2.*all: h.\\{2,3,4\\}.attn.c_attn",
+        "first 'h.2.*; config.json has n_layer: 5, and the checkpoint 2 layers; all: h.\\{2,3,4\\}.attn.c_attn",
     ),
     "fewer layers": ({"n_layer": 1}, "its config.json has no place for 11 weight\\(s\\) of the checkpoint: .*h.1.attn.c_attn"),
     "wider": ({"n_embd": 48}, "weight '.*' is \\(.*\\) in the checkpoint and \\(.*\\) in the model"),
@@ -358,7 +373,7 @@ def test_ml4_a_checkpoints_edited_config_is_refused(copies, name):
 RUN_EDITS = {
     "more layers": (
         lambda c: c["text_config"].update(n_layer=5),
-        "run/model: 69 weight\\(s\\) are not in the file: .*h.\\{2,3,4\\}.attn.c_attn",
+        "69 weight\\(s\\) are not in the file: .*h.\\{2,3,4\\}.attn.c_attn.*; config.json has n_layer: 5, and the checkpoint 2",
     ),
     "fewer layers": (lambda c: c["text_config"].update(n_layer=1), "weight\\(s\\) are nowhere in the model: .*h.1.attn.c_attn"),
     "wider": (lambda c: c["text_config"].update(n_embd=48), "weight '.*' is \\(.*\\) in the file and \\(.*\\) as config.json has it"),

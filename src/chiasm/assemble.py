@@ -24,7 +24,17 @@ from chiasm.components import did_you_mean
 from chiasm.config import ChiasmConfig
 from chiasm.framing import decoding_tokens, text_layout, tie_special_tokens
 from chiasm.fusion.hybrid import parse as parse_fusion
-from chiasm.loading import WEIGHTS, from_checkpoint, listed, may_be_missing, refuse_incomplete, refuse_missing, refuse_shape, refuse_surplus
+from chiasm.loading import (
+    WEIGHTS,
+    at_random,
+    from_checkpoint,
+    may_be_missing,
+    more_layers,
+    refuse_incomplete,
+    refuse_missing,
+    refuse_shape,
+    refuse_surplus,
+)
 from chiasm.media.tokenizer import learn_tokenizer
 from chiasm.model import ChiasmForConditionalGeneration, without_bars
 from chiasm.preprocessing import encoder_config, wanted_options
@@ -212,7 +222,7 @@ def whole_model(spec: BackboneSpec, config: PreTrainedConfig) -> Any:
 def word_model(kind: Any, spec: BackboneSpec) -> Any:
     """A checkpoint with its word head, as transformers loads it."""
     whole, info = from_checkpoint(kind, where := str(spec.model), "backbone", **WEIGHTS)
-    refuse_incomplete("backbone", where, info, spec.allow_missing or (), whole.base_model_prefix)
+    whole.at_random = refuse_incomplete("backbone", where, info, spec.allow_missing or (), whole.base_model_prefix)
     return whole.eval()
 
 
@@ -234,6 +244,9 @@ def load_pretrained(recipe: Recipe, model: ChiasmForConditionalGeneration, whole
         if model.lm_head is not None and (not model.config.tie_word_embeddings or model.word_transform is not None):
             whole = word_model(AutoModelForCausalLM, spec) if whole is None else whole
             copy_rows(model.lm_head.weight, whole.get_output_embeddings().weight)
+            notes += at_random(
+                "backbone", str(spec.model), {key: model.lm_head.weight for key in whole.at_random if key == "lm_head.weight"}
+            )
             if model.word_transform is not None:  # BERT's head
                 copy_rows(model.lm_head.bias, whole.get_output_embeddings().bias)
                 model.word_transform.load_state_dict(whole.cls.predictions.transform.state_dict())
@@ -280,7 +293,8 @@ def load_network(network: Any, spec: EncoderSpec | BackboneSpec, part: str, whol
     fresh = sorted(key for key in missing if key in own and key not in added)
     absent = sorted(key for key in own if key not in given and key not in added)
     allowed = may_be_missing([*fresh, *absent], spec.allow_missing or ())
-    refuse_missing(part, where, [key for key in [*fresh, *absent] if key not in allowed], unexpected)
+    lacking = [key for key in [*fresh, *absent] if key not in allowed]
+    refuse_missing(part, where, lacking, unexpected, more_layers(lacking, own, network.config.to_dict()))
     refuse_surplus(part, where, own, unexpected)
     with torch.no_grad():
         for key, value in own.items():
@@ -291,8 +305,7 @@ def load_network(network: Any, spec: EncoderSpec | BackboneSpec, part: str, whol
     for key, value in network.state_dict().items():
         if value.is_floating_point() and not bool(torch.isfinite(value).all()):
             raise RecipeError(f"{part}.model {where}: weight '{key}' has NaN or Inf")
-    count = sum(own[key].numel() for key in allowed)
-    return [f"{part}: {count:,} parameters are not in {where} and start at random: {listed(allowed)}"] if allowed else []
+    return at_random(part, where, {key: own[key] for key in [*allowed, *getattr(whole, "at_random", ())] if key in own})
 
 
 def embedding_names(network: Any) -> set[str]:

@@ -169,19 +169,20 @@ def misspelt(name: str, config: Mapping[str, Any], path: tuple[str, ...]) -> Non
 # ---- weights
 
 
-def refuse_incomplete(part: str, where: str, info: Mapping[str, Any], allowed: Sequence[str] = (), prefix: str = "") -> None:
+def refuse_incomplete(part: str, where: str, info: Mapping[str, Any], allowed: Sequence[str] = (), prefix: str = "") -> list[str]:
     """RecipeError where transformers' loading report of a whole model says that a weight is missing or misshaped.
 
-    allowed: patterns of names that may be missing, with or without the `prefix` of the model's body.
+    allowed: patterns of names, without the `prefix` of the model's body, that may be missing. Returns those that are.
     """
     for key, have, want in sorted(info["mismatched_keys"]):
         refuse_shape(part, where, key, want, have)
     spared = may_be_missing((key.removeprefix(f"{prefix}.") for key in info["missing_keys"]), allowed)
     missing = [key for key in info["missing_keys"] if key.removeprefix(f"{prefix}.") not in spared]
     refuse_missing(part, where, sorted(missing), info["unexpected_keys"])
+    return spared
 
 
-def refuse_missing(part: str, where: str, keys: Sequence[str], unexpected: Iterable[str]) -> None:
+def refuse_missing(part: str, where: str, keys: Sequence[str], unexpected: Iterable[str], hint: str = "") -> None:
     """RecipeError that lists all `keys` which the checkpoint does not have; `unexpected` are those that it has instead."""
     if keys:
         unexpected = sorted(unexpected)
@@ -189,7 +190,20 @@ def refuse_missing(part: str, where: str, keys: Sequence[str], unexpected: Itera
         all_of_them = f"; all: {listed(keys)}" if len(keys) > 1 else ""
         instead = f"; it has instead: {listed(unexpected)}" if unexpected and len(keys) > 1 else ""
         name = part if part == "checkpoint" else f"{part}.model"
-        raise RecipeError(f"{name} {where}: {len(keys)} weight(s) are not in the checkpoint, first '{keys[0]}'{near}{all_of_them}{instead}")
+        raise RecipeError(
+            f"{name} {where}: {len(keys)} weight(s) are not in the checkpoint, first '{keys[0]}'{near}{hint}{all_of_them}{instead}"
+        )
+
+
+def more_layers(missing: Sequence[str], own: Iterable[str], config: Mapping[str, Any]) -> str:
+    """The tail of an error where `missing` are whole layers behind those that are there: which key of the config counts them."""
+    present = [numbers[0] for key in own if key not in missing and (numbers := NUMBER.findall(f".{key}"))]
+    behind = [numbers[0] if (numbers := NUMBER.findall(f".{key}")) else "" for key in missing]
+    if not missing or not present or not all(number and number not in present for number in behind):
+        return ""
+    there, asked = (max(int(number[1:]) for number in numbers) + 1 for numbers in (present, behind))
+    key = next((key for key, value in config.items() if value == asked and "layer" in key), "its number of layers")
+    return f"; config.json has {key}: {asked}, and the checkpoint {there} layers"
 
 
 def refuse_surplus(part: str, where: str, own: Iterable[str], unexpected: Iterable[str]) -> None:
@@ -220,6 +234,12 @@ def refuse_shape(part: str, where: str, key: str, want: Sequence[int], have: Seq
 def may_be_missing(keys: Iterable[str], globs: Sequence[str]) -> list[str]:
     """Those of `keys` that a recipe's allow_missing names."""
     return [key for key in keys if any(fnmatchcase(key, glob) for glob in globs)]
+
+
+def at_random(part: str, where: str, weights: Mapping[str, Any]) -> list[str]:
+    """The note about what a recipe allows to be missing from a checkpoint, and is."""
+    count = sum(weight.numel() for weight in weights.values())
+    return [f"{part}: {count:,} parameters are not in {where} and start at random: {listed(weights)}"] if weights else []
 
 
 NUMBER = re.compile(r"\.\d+(?=\.)")

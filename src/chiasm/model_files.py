@@ -17,7 +17,7 @@ from transformers import AutoModelForMultimodalLM, AutoProcessor
 
 from chiasm.components import did_you_mean
 from chiasm.config import ChiasmConfig
-from chiasm.loading import WEIGHTS, check_folder, listed, reason_of
+from chiasm.loading import WEIGHTS, check_folder, listed, more_layers, reason_of
 from chiasm.model import without_bars
 from chiasm.types import ChiasmError, RecipeError
 
@@ -56,7 +56,8 @@ def load_model(folder: Path) -> tuple[Any, Any]:
     for kind, says in (("missing_keys", "are not in the file"), ("unexpected_keys", "are nowhere in the model")):
         if keys := sorted(info[kind]):
             others = sorted(info["unexpected_keys" if kind == "missing_keys" else "missing_keys"])
-            raise ChiasmError(f"{folder}: {len(keys)} weight(s) {says}: {listed(keys)}{did_you_mean(keys[0], others)}")
+            more = "" if kind != "missing_keys" else more_layers(keys, model.state_dict(), model.config.get_text_config().to_dict())
+            raise ChiasmError(f"{folder}: {len(keys)} weight(s) {says}: {listed(keys)}{did_you_mean(keys[0], others)}{more}")
     for key, have, want in sorted(info["mismatched_keys"]):
         raise ChiasmError(f"{folder}: weight '{key}' is {tuple(have)} in the file and {tuple(want)} as config.json has it")
     if (bad := not_finite(model)) is not None:
