@@ -27,11 +27,12 @@ LAYERS = [
     ["connectors", "backbones", "fusion"],
     ["metrics"],
     ["tasks"],
-    ["config", "processing", "framing", "outputs", "adapters", "decoding", "composite", "generation", "model", "assemble"],
+    ["config", "conventions", "processing", "chat_template", "framing", "outputs", "adapters", "decoding", "composite", "generation", "model", "assemble"],
     ["evaluation"],
     ["training"],
     ["report"],
     ["run"],
+    ["export"],
     ["check"],
     ["compare"],
 ]

@@ -21,6 +21,7 @@ from transformers import (
 )
 
 from chiasm import components
+from chiasm.chat_template import chat_template
 from chiasm.components import did_you_mean
 from chiasm.config import ChiasmConfig
 from chiasm.framing import decoding_tokens, text_layout, tie_special_tokens
@@ -76,7 +77,8 @@ def build(recipe: Recipe, samples: Sequence[Sample], texts: Iterable[str] = ()) 
     counts = {name: token_count(model, name) for name in scattered}
     layout = text_layout(kind, text_config, tokenizer, latents=getattr(model.model.backbone_options, "latents", 0))
     layout |= {"absent": 1} if model.fusion.shows_absent else {}
-    processor = ChiasmProcessor(tokenizer, inputs=inputs, placeholder_counts=counts, layout=layout)
+    template = chat_template(list(model.tasks.values()), scattered, layout, tokenizer)
+    processor = ChiasmProcessor(tokenizer, inputs=inputs, placeholder_counts=counts, layout=layout, chat_template=template)
     if model.generation_config is not None:
         model.generation_config.update(**starts, suppress_tokens=list(config.placeholder_ids.values()) or None)
     model.processor = processor

@@ -49,6 +49,7 @@ class ChiasmPreTrainedModel(PreTrainedModel):
 
     config: ChiasmConfig
     config_class = ChiasmConfig
+    _keys_to_ignore_on_load_unexpected = [r"^heads\.", "^final_logits_bias$"]  # of the tasks; the headless model has none
     base_model_prefix = "model"
     input_modalities = ["image", "audio", "text"]
     _supports_sdpa = True
@@ -152,11 +153,14 @@ class ChiasmModel(DecodingPass, ChiasmPreTrainedModel):
         return tokens
 
     def get_image_features(self, pixel_values: Tensor, **kwargs: Any) -> ModelOutput:
-        """Tokens of the first image input, one tensor [L, W] per picture in `pooler_output` (transformers' convention)."""
+        """Tokens of the first image input, one tensor [L, W] per picture in `pooler_output` (transformers' convention).
+
+        Where they enter the sequence they are what stands there, so that a server may put them in `inputs_embeds` itself.
+        """
         return self._features("image", pixel_values=pixel_values, **kwargs)
 
     def get_audio_features(self, input_values: Tensor, input_values_mask: Tensor | None = None, **kwargs: Any) -> ModelOutput:
-        """Tokens of the first audio input, one tensor [L, W] per clip in `pooler_output`."""
+        """Tokens of the first audio input, like those of a picture."""
         heard = input_values_mask if input_values_mask is not None else torch.ones_like(input_values, dtype=torch.bool)
         return self._features("audio", input_values=input_values, input_values_mask=heard)
 
@@ -166,7 +170,9 @@ class ChiasmModel(DecodingPass, ChiasmPreTrainedModel):
             raise TypeError(f"this model reads no {modality}; its inputs are: {', '.join(self.config.inputs)}")
         if self.connectors[name].reads_text:
             raise TypeError(f"the connector of {name} reads the prompt's text, so a picture or clip has no tokens without it; use forward")
-        tokens = self.encode({name: {k: v for k, v in tensors.items() if isinstance(v, Tensor)}})[name]
+        tokens = self.encode({name: {k: v for k, v in tensors.items() if k in self.encoders[name].modality.tensors}})[name]
+        if name in self.config.placeholder_ids:
+            tokens = self.fusion.place({name: tokens}).get(name, tokens)
         output = ModelOutput()
         output["last_hidden_state"] = tokens.values
         output["pooler_output"] = [values[mask] for values, mask in zip(tokens.values, tokens.mask, strict=True)]
@@ -229,7 +235,10 @@ class ChiasmModel(DecodingPass, ChiasmPreTrainedModel):
                 raise TypeError("position_ids: an encoder-decoder counts its positions itself; leave them out")
             return self.decode(input_ids, attention_mask, inputs_embeds, streams, **decoding, **cache, **rest)
         values = self.backbone.embed(input_ids, len(given)) if inputs_embeds is None else inputs_embeds
-        step = self.step(values, attention_mask, self.placeholders(input_ids), streams, **cache, prompt_lengths=prompt_lengths)
+        packed = "attention_instances" in rest
+        step = self.step(
+            values, attention_mask, self.placeholders(input_ids), streams, **cache, prompt_lengths=prompt_lengths, packed=packed
+        )
         step.trace = {} if rest.get("output_attentions") else None
         text = Tokens(values, step.mask[:, -values.shape[1] :])
         placed = self.fusion.place(read_prompt(self.connectors, streams, text, step))
@@ -265,13 +274,17 @@ class ChiasmModel(DecodingPass, ChiasmPreTrainedModel):
         past_key_values: Any = None,
         use_cache: bool = False,
         prompt_lengths: Tensor | None = None,
+        packed: bool = False,
     ) -> Step:
-        """What hooks must know of a pass over `given` [R, T, ...]: what is real, what streams may read, what is cached."""
+        """What hooks must know of a pass over `given` [R, T, ...]: what is real, what streams may read, what is cached.
+
+        packed: a row holds several texts, as a paged engine has them, and may be longer than one may be.
+        """
         offset = past_key_values.get_seq_length() if past_key_values is not None else 0
         rows, length = given.shape[:2]
         whole = torch.ones(rows, offset + length, dtype=torch.bool, device=given.device)
         mask = whole if attention_mask is None else attention_mask.bool()
-        if mask.shape[1] > self.max_length:
+        if mask.shape[1] > self.max_length and not packed:
             raise BadInput(
                 "too_long",
                 f"a text of {mask.shape[1]} tokens is longer than the backbone's {self.max_length} positions; "
@@ -295,6 +308,8 @@ class ChiasmModel(DecodingPass, ChiasmPreTrainedModel):
             elif key in TransformersKwargs.__annotations__ or key in ("cache_position", "return_dict", "logits_to_keep"):
                 if key in ("output_attentions", "output_hidden_states") and value is not None:
                     rest[key] = value
+            elif key == "attention_instances":  # vLLM's, which its attention function reads
+                rest[key] = value
             elif value is not None:
                 raise TypeError(f"unknown argument '{key}'{did_you_mean(key, [*known, 'input_ids', 'attention_mask', 'labels'])}")
         for given in pool.values():

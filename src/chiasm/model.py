@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoConfig, AutoModel, AutoModelForMultimodalLM, AutoProcessor, GenerationMixin
 from transformers.modeling_outputs import ModelOutput
+from transformers.models.auto.modeling_auto import MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES
 from transformers.utils import logging
 
 from chiasm import components
@@ -263,3 +264,4 @@ AutoConfig.register("chiasm", ChiasmConfig)
 AutoModel.register(ChiasmConfig, ChiasmModel)
 AutoModelForMultimodalLM.register(ChiasmConfig, ChiasmForConditionalGeneration)
 AutoProcessor.register(ChiasmConfig, ChiasmProcessor)
+MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES["chiasm"] = "ChiasmForConditionalGeneration"  # where `transformers serve` looks
