@@ -27,7 +27,7 @@ LAYERS = [
     ["connectors", "backbones", "fusion"],
     ["metrics"],
     ["tasks"],
-    ["config", "conventions", "processing", "chat_template", "framing", "outputs", "adapters", "decoding", "composite", "generation", "model", "assemble"],
+    ["config", "conventions", "processing", "chat_template", "framing", "outputs", "adapters", "decoding", "composite", "embedding", "generation", "model", "assemble"],
     ["evaluation"],
     ["training"],
     ["report"],

@@ -15,6 +15,7 @@ from chiasm.check import Check, check
 from chiasm.compare.engine import Compared, compare, replay
 from chiasm.compare.known_run import known_answers
 from chiasm.data.draft import infer_recipe as init
+from chiasm.export.engine import Exported, export
 from chiasm.model import ChiasmForConditionalGeneration
 from chiasm.processing import ChiasmProcessor
 from chiasm.recipe import Recipe, load_recipe
@@ -29,12 +30,14 @@ __all__ = [
     "ChiasmForConditionalGeneration",
     "ChiasmProcessor",
     "Compared",
+    "Exported",
     "NonFiniteError",
     "Recipe",
     "RecipeError",
     "Run",
     "check",
     "compare",
+    "export",
     "init",
     "known_answers",
     "load",

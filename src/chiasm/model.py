@@ -22,13 +22,14 @@ from chiasm import components
 from chiasm.composite import ChiasmModel, ChiasmPreTrainedModel
 from chiasm.config import ChiasmConfig
 from chiasm.decoding import DECODING
+from chiasm.embedding import Embeddings
 from chiasm.generation import Generation
 from chiasm.outputs import ChiasmOutput
 from chiasm.processing import ChiasmProcessor
 from chiasm.types import Fused, RecipeError, Streams, Tokens
 
 
-class ChiasmForConditionalGeneration(Generation, ChiasmPreTrainedModel, GenerationMixin):
+class ChiasmForConditionalGeneration(Embeddings, Generation, ChiasmPreTrainedModel, GenerationMixin):
     """ChiasmModel with a language-model head (where the backbone generates) and the tasks' heads."""
 
     accepts_loss_kwargs = False  # else the stock Trainer multiplies the loss by accumulation or world size
