@@ -61,19 +61,22 @@ class ProcessorConventions(ProcessorMixin):
         mark = self.mark(modality)
         return None if mark is None else self.tokenizer.convert_tokens_to_ids(mark)
 
-    @property
-    def image_processor(self) -> Preprocessor:
+    def _image_processor(self) -> Preprocessor:
         name = self._preprocessed("image")
         size = self.modalities[name].options.size
         sides = (size, size) if isinstance(size, int) else size
-        return Preprocessor(["pixel_values", f"{name}_index"], None if size == "original" else dict(zip(("height", "width"), sides, strict=True)))
+        return Preprocessor(
+            ["pixel_values", f"{name}_index"], None if size == "original" else dict(zip(("height", "width"), sides, strict=True))
+        )
 
-    @property
-    def feature_extractor(self) -> Preprocessor:
+    def _feature_extractor(self) -> Preprocessor:
         name = self._preprocessed("audio")
         return Preprocessor(
             ["input_values", "input_values_mask", f"{name}_index"], sampling_rate=self.modalities[name].options.sampling_rate
         )
+
+    image_processor: Any = property(_image_processor)
+    feature_extractor: Any = property(_feature_extractor)
 
     def _preprocessed(self, modality: str) -> str:
         if (name := self.named(modality)) is None:
@@ -107,12 +110,17 @@ class ProcessorConventions(ProcessorMixin):
         self,
         conversation: Any,
         chat_template: str | None = None,
-        *,
-        tokenize: bool = False,
-        return_dict: bool = False,
-        return_tensors: str | None = "pt",
+        tools: Any = None,
+        documents: Any = None,
+        add_generation_prompt: bool = False,
+        continue_final_message: bool | str = False,
         return_assistant_tokens_mask: bool = False,
-        processor_kwargs: Mapping[str, Any] | None = None,
+        tokenize: bool = False,
+        return_tensors: Any = "pt",
+        return_dict: bool = False,
+        load_audio_from_video: bool = False,
+        processor_kwargs: Any = None,
+        sanitize_control_tokens: bool = False,
         **kwargs: Any,
     ) -> Any:
         """A conversation, or several, as text, or (tokenize) as the model's inputs with the pictures and sounds that the messages hold.
@@ -120,6 +128,8 @@ class ProcessorConventions(ProcessorMixin):
         A part holds a medium as `image`, `audio` (a picture, samples, a path), `path`, `base64`, or `url`; a `url` must be a data URI:
         who writes messages to a server may not name its files. `assistant_masks` [R, T] is 1 on what the template marks as generated.
         """
+        if load_audio_from_video or sanitize_control_tokens:
+            raise ValueError("this processor has neither load_audio_from_video nor sanitize_control_tokens; leave them out")
         settings = {**{k: kwargs.pop(k) for k in list(kwargs) if k in (*SETTINGS, *GROUPS)}, **(processor_kwargs or {})}
         template = chat_template if chat_template is not None else self.chat_template
         if isinstance(template, dict):
@@ -130,15 +140,22 @@ class ProcessorConventions(ProcessorMixin):
         read = [_split(messages) for messages in (conversation if several else [conversation])]
         texts, spans = render_jinja_template(
             conversations=[messages for messages, _ in read],
+            tools=tools,
+            documents=documents,
             chat_template=template,
             return_assistant_tokens_mask=return_assistant_tokens_mask,
+            continue_final_message=continue_final_message,
+            add_generation_prompt=add_generation_prompt,
             **{**self.tokenizer.special_tokens_map, **kwargs},
         )
         if not tokenize:
             return texts if several else texts[0]
         media = {kind: [held[kind] for _, held in read] for kind in HOLDS}
         given = {f"{kind}s" if kind != "audio" else kind: rows for kind, rows in media.items() if any(rows)}
-        settings |= {"return_tensors": return_tensors, "return_offsets_mapping": return_assistant_tokens_mask}
+        settings |= {
+            "return_tensors": None if return_tensors == "auto" else return_tensors,
+            "return_offsets_mapping": return_assistant_tokens_mask,
+        }
         found = self(text=texts, **given, **settings)
         if return_assistant_tokens_mask:
             masks = [

@@ -13,7 +13,9 @@ from chiasm_cli.output import next_step, result
 
 def export(
     run: Run,
-    to: Annotated[str, typer.Option("--to", help="transformers (an architecture of its own), onnx (a forward pass), or hub (a folder to upload).")],
+    to: Annotated[
+        str, typer.Option("--to", help="transformers (an architecture of its own), onnx (a forward pass), or hub (a folder to upload).")
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The new folder.")],
 ) -> None:
     """Write a run's model for another tool; what was written is loaded again and compared."""

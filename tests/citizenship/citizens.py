@@ -47,5 +47,3 @@ def chat(*media: dict[str, Any], text: str = QUESTION, answer: str | None = None
     """One question about some media, and its answer if there is one."""
     asked = [{"role": "user", "content": [*media, {"type": "text", "text": text}]}]
     return asked if answer is None else [*asked, {"role": "assistant", "content": answer}]
-
-

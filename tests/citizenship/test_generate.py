@@ -69,6 +69,15 @@ def test_streaming(saved):
     assert len(pieces) > 1 and "".join(pieces).strip() == reader.batch_decode(new, skip_special_tokens=True)[0].strip()
 
 
+@torch.no_grad()
+def test_generate_may_be_given_the_tokenizer(saved):
+    """For stop strings, and by `transformers serve` at all times; it is no argument of the model."""
+    _, _, again, reader = saved
+    inputs = reader(text=QUESTION, images=image(0))
+    settings = {"max_new_tokens": 3, "do_sample": False}
+    assert torch.equal(again.generate(**inputs, **settings, tokenizer=reader.tokenizer), again.generate(**inputs, **settings))
+
+
 def forms(folder: Path) -> list[list[dict]]:
     """The same picture and sound as a message may hold them."""
     (folder / "a.png").write_bytes(png())

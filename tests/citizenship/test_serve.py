@@ -25,8 +25,8 @@ from citizens import QUESTION, chat, citizen, image, png, sound, wav
 
 from chiasm.export.hub import map_classes
 
-pytest.importorskip("fastapi", reason="needs the extra serve")
-pytest.importorskip("openai", reason="needs the extra serve")
+pytest.importorskip("fastapi", reason="needs fastapi, uvicorn and openai, as in the extra dev")
+pytest.importorskip("openai", reason="needs fastapi, uvicorn and openai, as in the extra dev")
 STARTS = {
     "imported": ["-c", "import sys, chiasm; from transformers.cli.transformers import main; main()"],
     "trusted": ["-c", "from transformers.cli.transformers import main; main()"],

@@ -60,7 +60,8 @@ def test_the_folder_is_loaded_as_a_run(run, hub):
 def test_the_five_lines_of_the_card_run(hub):
     code = (hub / "README.md").read_text().split("```python\n")[1].split("```")[0]
     assert len([line for line in code.splitlines() if line]) <= 6
-    ready = f"import numpy as np\npicture, sound = np.zeros((64, 64, 3), np.uint8), np.zeros(8000, np.float32)\n{code.replace('USER/NAME', str(hub))}"
+    media = "import numpy as np\npicture, sound = np.zeros((64, 64, 3), np.uint8), np.zeros(8000, np.float32)\n"
+    ready = media + code.replace("USER/NAME", str(hub))
     done = subprocess.run([sys.executable, "-c", ready], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.strip().startswith("[")
@@ -78,7 +79,11 @@ print(float(model(**processor(text="what is it ?")).logits.sum()))
 model.save_pretrained({str(tmp_path)!r})
 """
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False, env={**os.environ, "HF_MODULES_CACHE": str(tmp_path / "m")}
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "HF_MODULES_CACHE": str(tmp_path / "m")},
     )
     assert done.returncode == 0, done.stderr[-2000:]
     with torch.no_grad():
@@ -95,7 +100,9 @@ def test_onnx_of_the_first_task(run, tmp_path, capsys):
     print("parity:", facts["max_difference"])
     assert facts["max_difference"] <= 1e-4 and facts["compared"] > 1 and facts["inputs"]["pixel_values"] == [1, 3, 64, 64]
     session = onnxruntime.InferenceSession(str(folder / "model.onnx"), providers=["CPUExecutionProvider"])
-    inputs = run.processor(text="what is in the top left ? answer :", images=[np.full((64, 64, 3), 9, np.uint8)], audio=[np.ones(8000, np.float32)])
+    inputs = run.processor(
+        text="what is in the top left ? answer :", images=[np.full((64, 64, 3), 9, np.uint8)], audio=[np.ones(8000, np.float32)]
+    )
     length = facts["inputs"]["input_ids"][1]
     pad = length - inputs["input_ids"].shape[1]
     given = dict(inputs)

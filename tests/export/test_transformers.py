@@ -69,7 +69,12 @@ def test_llava(options, resize, tmp_path):
         ({"type": "gated_cross_attention"}, "gpt2", {"arch": "vit", "hidden_size": 16, **VIT}, "weights: backbone"),
         ({"type": "early"}, "gpt2", {"arch": "vit", "hidden_size": 16, **VIT, "connector": "mlp"}, "does not run on a gpt2 backbone"),
         ({"type": "early"}, "llama", {"arch": "vit", "hidden_size": 16, **VIT}, "its connector is mlp"),
-        ({"type": "early", "normalize": True}, "llama", {"arch": "vit", "hidden_size": 16, **VIT, "connector": "mlp"}, "it adds nothing to the tokens"),
+        (
+            {"type": "early", "normalize": True},
+            "llama",
+            {"arch": "vit", "hidden_size": 16, **VIT, "connector": "mlp"},
+            "it adds nothing to the tokens",
+        ),
         ({"type": "early"}, "llama", {"arch": "vit", "hidden_size": 16, **VIT, "train": {"lora": {"rank": 2}}}, "low-rank adapters"),
     ],
 )

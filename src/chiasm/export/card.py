@@ -53,20 +53,17 @@ def card_data(run: Any, title: str, scores: dict[str, list[TaskScores]]) -> Mode
         for task in found
         if task.main.real.value is not None
     ]
-    named = {"model_name": title, "eval_results": results} if results else {}
+    named: dict[str, Any] = {"model_name": title, "eval_results": results} if results else {}
     inputs = sorted({spec.modality for spec in run.recipe.inputs.values()})
-    return ModelCardData(
-        library_name="chiasm",
-        pipeline_tag=tag,
-        tags=["chiasm", "multimodal", f"fusion-{run.recipe.fusion.type}", *inputs],
-        **({"base_model": pretrained} if pretrained else {}),
-        **named,
-    )
+    tags = ["chiasm", "multimodal", f"fusion-{run.recipe.fusion.type}", *inputs]
+    return ModelCardData(library_name="chiasm", pipeline_tag=tag, tags=tags, base_model=pretrained or None, **named)
 
 
 def architecture(run: Any) -> str:
     config, count = run.model.config, sum(p.numel() for p in run.model.parameters())
-    encoders = [f"{name} by {spec['config']['model_type'] if spec.get('config') else spec['type']}" for name, spec in config.encoders.items()]
+    encoders = [
+        f"{name} by {spec['config']['model_type'] if spec.get('config') else spec['type']}" for name, spec in config.encoders.items()
+    ]
     read = f"{', '.join(encoders)}, " if encoders else ""
     return f"{read}fusion `{config.fusion['type']}`, backbone {config.get_text_config().model_type}, {count:,} parameters"
 
@@ -93,7 +90,12 @@ def usage(run: Any) -> str:
     writing = next((task for task in run.tasks.values() if task.writes), None)
     if writing is None:
         given = ", ".join(f"{name}=..." for name in run.recipe.inputs)
-        code = ["import chiasm", "", 'run = chiasm.load("FOLDER")   # hf download USER/NAME --local-dir FOLDER', f"print(run.predict([dict({given})]))"]
+        code = [
+            "import chiasm",
+            "",
+            'run = chiasm.load("FOLDER")   # hf download USER/NAME --local-dir FOLDER',
+            f"print(run.predict([dict({given})]))",
+        ]
     else:
         media = [CALLED[spec.modality] for spec in run.recipe.inputs.values() if spec.modality in CALLED]
         code = [

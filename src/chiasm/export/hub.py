@@ -60,7 +60,11 @@ def write(run: Any, folder: Path, final: Path) -> tuple[list[str], dict[str, Any
         "README.md is the model card: read it, and choose a license in its first lines",
         *([f"sentence-transformers encodes: {', '.join(encodes)}"] if encodes else []),
     ]
-    return lines, {"bytes": size, "encodes": encodes}, [f"hf upload USER/{final.name} {final}   (huggingface-cli upload, where hf is older)"]
+    return (
+        lines,
+        {"bytes": size, "encodes": encodes},
+        [f"hf upload USER/{final.name} {final}   (huggingface-cli upload, where hf is older)"],
+    )
 
 
 def map_classes(folder: Path) -> None:

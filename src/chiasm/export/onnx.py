@@ -1,7 +1,8 @@
 """`--to onnx`: one forward pass of a run's first task as an ONNX file, compared with the run on rows that it was not traced with.
 
-The first task is the first that fuses its inputs, where there is one. A task that writes gives the logits of every place [1, T, V]; one that decides gives its head's values, one that compares both sides'
-embeddings. What is fixed is said in the result: one row, the length of its text (pad shorter ones on the left), the shapes of its media.
+The first task is the first that fuses its inputs, where there is one. A task that writes gives the logits of every place [1, T, V]; one
+that decides gives its head's values, one that compares both sides' embeddings. What is fixed is said in the result: one row, the length of
+its text (pad shorter ones on the left), the shapes of its media.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ def write(run: Any, folder: Path, final: Path) -> tuple[list[str], dict[str, Any
     facts = {"task": task.name, "inputs": shapes, "max_difference": difference, "compared": len(rows)}
     (folder / "model.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
     lines = [
-        f"wrote model.onnx: the forward pass of the task {task.name}; it differs from the run by at most {difference:.1e} on {len(rows)} rows",
+        f"wrote model.onnx: the forward pass of the task {task.name}; differs from the run by at most {difference:.1e} on {len(rows)} rows",
         "fixed: one row at a time; " + "; ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in shapes.items()),
         *(["pad a shorter text on the left, with attention_mask 0 there"] if "attention_mask" in shapes else []),
     ]
@@ -110,7 +111,9 @@ def examples(run: Any, task: Any) -> list[dict[str, Tensor]]:
 
 def even(rows: Sequence[Mapping[str, Tensor]], pad_id: int, *, most: int, left: bool) -> list[dict[str, Tensor]]:
     """Rows whose texts are padded to the longest and a little more; of those, the first few whose media have the first row's shapes."""
-    texts = [name for name in rows[0] if name.endswith(("_ids", "_mask")) and rows[0][name].ndim == 2 and not name.startswith("input_values")]
+    texts = [
+        name for name in rows[0] if name.endswith(("_ids", "_mask")) and rows[0][name].ndim == 2 and not name.startswith("input_values")
+    ]
     longest = {name: min(most, -(-max(row[name].shape[1] for row in rows) // STEP) * STEP) for name in texts}
     found = []
     for row in rows:
@@ -149,7 +152,9 @@ def compared(program: nn.Module, rows: Sequence[Mapping[str, Tensor]], file: Pat
     for row in rows:
         found = torch.from_numpy(session.run(None, {name: value.numpy() for name, value in row.items() if name in used})[0])
         wanted = program(*row.values())
-        seen = row["attention_mask"].bool() if found.ndim == 3 and "attention_mask" in row else torch.ones(found.shape[:-1], dtype=torch.bool)
+        seen = (
+            row["attention_mask"].bool() if found.ndim == 3 and "attention_mask" in row else torch.ones(found.shape[:-1], dtype=torch.bool)
+        )
         difference = float((found - wanted)[seen].abs().max())
         if not difference <= TOLERANCE * max(1.0, float(wanted.abs().max())):
             raise ChiasmError(f"the ONNX file does not compute what the run computes: values differ by {difference:.1e}")

@@ -13,8 +13,7 @@ from typing import Any
 import torch
 import transformers
 from torch import Tensor
-from transformers import LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
-from transformers import VisionEncoderDecoderConfig, VisionEncoderDecoderModel
+from transformers import LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor, VisionEncoderDecoderConfig, VisionEncoderDecoderModel
 
 from chiasm.export.names import LLAVA, VISION_ENCODER_DECODER, renamed
 from chiasm.processing import placeholder
@@ -92,7 +91,9 @@ def why_not_llava(model: Any) -> str | None:
     if encoder["connector"]["type"] != "mlp" or encoder["connector"].get("hidden"):
         return "its connector is mlp of the backbone's width"
     if not model.model.backbone_kind.causal or hasattr(model.model.language_model, "wpe"):
-        return f"it does not run on a {model.config.get_text_config().model_type} backbone; one with rotary positions (llama, qwen3) it does"
+        return (
+            f"it does not run on a {model.config.get_text_config().model_type} backbone; one with rotary positions (llama, qwen3) it does"
+        )
     return why_not_placed(model)
 
 
@@ -100,7 +101,10 @@ def write_vision_encoder_decoder(run: Any, folder: Path) -> list[str]:
     """VisionEncoderDecoder. Where both halves are of one width it has no projection: ours goes into the keys and values that read it."""
     model, name = run.model, next(iter(run.model.config.encoders))
     encoder, decoder = model.model.encoders[name].network.config, model.config.get_text_config()
-    halves = {"encoder": encoder.to_dict(), "decoder": {**decoder.to_dict(), "is_decoder": True, "add_cross_attention": True}}
+    halves: dict[str, Any] = {
+        "encoder": encoder.to_dict(),
+        "decoder": {**decoder.to_dict(), "is_decoder": True, "add_cross_attention": True},
+    }
     config = VisionEncoderDecoderConfig(**halves)
     begin = (run.processor.start_ids or [decoder.bos_token_id])[0]
     config.decoder_start_token_id, config.pad_token_id, config.eos_token_id = begin, run.processor.pad_id, run.processor.end_id
@@ -175,7 +179,9 @@ def load(theirs: Any, weights: dict[str, Tensor], unused: tuple[str, ...] = ()) 
             weights[name] = torch.zeros_like(have[name])
     missing, unexpected = theirs.load_state_dict(weights, strict=False)
     if missing or unexpected:
-        raise ChiasmError(f"the weights do not fit: {len(missing)} missing, {len(unexpected)} too many, first '{[*missing, *unexpected][0]}'")
+        raise ChiasmError(
+            f"the weights do not fit: {len(missing)} missing, {len(unexpected)} too many, first '{[*missing, *unexpected][0]}'"
+        )
 
 
 def fold(weights: dict[str, Tensor]) -> None:
@@ -193,7 +199,7 @@ def image_processor_of(run: Any, name: str) -> Any:
     if options.resize == "pad" or options.size == "original":
         return None
     height, width = (options.size, options.size) if isinstance(options.size, int) else options.size
-    given = {"image_mean": list(options.mean), "image_std": list(options.std), "resample": RESAMPLE[options.resample]}
+    given: dict[str, Any] = {"image_mean": list(options.mean), "image_std": list(options.std), "resample": RESAMPLE[options.resample]}
     if options.resize == "squash":
         return transformers.ViTImageProcessorPil(size={"height": height, "width": width}, **given)
     crop = {"height": height, "width": width}
