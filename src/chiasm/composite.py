@@ -49,7 +49,6 @@ class ChiasmPreTrainedModel(PreTrainedModel):
 
     config: ChiasmConfig
     config_class = ChiasmConfig
-    _keys_to_ignore_on_load_unexpected = [r"^heads\.", "^final_logits_bias$"]  # of the tasks; the headless model has none
     base_model_prefix = "model"
     input_modalities = ["image", "audio", "text"]
     _supports_sdpa = True
@@ -64,6 +63,7 @@ class ChiasmPreTrainedModel(PreTrainedModel):
 class ChiasmModel(DecodingPass, ChiasmPreTrainedModel):
     """Encoders, connectors, fusion and the headless backbone."""
 
+    _keys_to_ignore_on_load_unexpected = [r"^heads\.", "^final_logits_bias$"]  # in a whole model's checkpoint; there is no head here
     encoders: Any  # nn.ModuleDict of Encoder
     connectors: Any  # nn.ModuleDict of Connector
 

@@ -8,15 +8,19 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 import soundfile
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "contracts"))
 from tiny_models import WORDS, assembled, picture, prepared, rows, sound, tiny
 
-__all__ = ["MODELS", "QUESTION", "WORDS", "assembled", "chat", "citizen", "image", "picture", "png", "prepared", "rows", "sound", "wav"]
+__all__ = ["MODELS", "QUESTION", "QUICK", "SLOW", "WORDS"]
+__all__ += ["assembled", "chat", "citizen", "image", "picture", "png", "prepared", "rows", "sound", "wav"]
 
-MODELS = [(fusion, backbone) for fusion in ("early", "gated_cross_attention") for backbone in ("gpt2", "llama")]
+QUICK = [("early", "gpt2"), ("gated_cross_attention", "llama")]
+SLOW = [("early", "llama"), ("gated_cross_attention", "gpt2")]
+MODELS = [*QUICK, *(pytest.param(*cell, marks=pytest.mark.slow) for cell in SLOW)]
 QUESTION = WORDS[0]
 
 

@@ -21,15 +21,14 @@ from torch.nn.parallel import DistributedDataParallel
 from transformers import AutoModelForMultimodalLM
 
 sys.path.insert(0, str(Path(__file__).parent))
-from citizens import citizen, prepared
+from citizens import SLOW, citizen, prepared
 
-CASES = [("early", "llama"), ("gated_cross_attention", "gpt2")]
 STEPS = 3
 ROWS = [0, 3]  # of one length
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("fusion", "backbone"), CASES)
+@pytest.mark.parametrize(("fusion", "backbone"), SLOW)
 def test_two_processes_train_as_one(fusion, backbone, tmp_path):
     citizen(fusion, backbone)[0].save_pretrained(tmp_path / "start")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(Path(__file__)), fusion, backbone]

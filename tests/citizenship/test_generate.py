@@ -14,12 +14,12 @@ import torch
 from transformers import AutoModelForMultimodalLM, AutoProcessor, TextIteratorStreamer
 
 sys.path.insert(0, str(Path(__file__).parent))
-from citizens import MODELS, QUESTION, WORDS, assembled, chat, citizen, image, picture, png, prepared, rows, sound, wav
+from citizens import QUESTION, QUICK, SLOW, WORDS, assembled, chat, citizen, image, picture, png, prepared, rows, sound, wav
 
 from chiasm.types import BadInput
 
 
-@pytest.fixture(scope="module", params=MODELS, ids=" ".join)
+@pytest.fixture(scope="module", params=[*QUICK, *(pytest.param(cell, marks=pytest.mark.slow) for cell in SLOW)], ids=" ".join)
 def saved(request, tmp_path_factory):
     """(model, processor, the same loaded from the folder that they were saved to); nothing here changes them."""
     model, processor = citizen(*request.param)

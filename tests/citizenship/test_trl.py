@@ -9,14 +9,14 @@ import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
-from citizens import MODELS, QUESTION, WORDS, citizen, image
+from citizens import QUESTION, QUICK, WORDS, citizen, image
 
 trl = pytest.importorskip("trl", reason="needs the extra trl")
 datasets = pytest.importorskip("datasets")
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize(("fusion", "backbone"), [MODELS[0], MODELS[3]])
+@pytest.mark.parametrize(("fusion", "backbone"), QUICK)
 def test_chats_with_pictures(fusion, backbone, tmp_path):
     model, processor = citizen(fusion, backbone)
     asked = [QUESTION, WORDS[1], WORDS[0], WORDS[1]]

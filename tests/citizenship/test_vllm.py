@@ -23,7 +23,7 @@ SEES = {
 }
 
 
-@pytest.fixture(scope="module", params=["gpt2", "llama", "qwen3"])
+@pytest.fixture(scope="module", params=["gpt2", "llama", pytest.param("qwen3", marks=pytest.mark.slow)])
 def served(request, tmp_path_factory):
     """(the model as it is, the folder that vLLM would be given, its processor)."""
     model, processor = assembled({"type": "early", "normalize": True, "positions": "learned"}, request.param, **SEES)
