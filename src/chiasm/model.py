@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Generator, Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import torch
@@ -221,6 +221,8 @@ class ChiasmForConditionalGeneration(Embeddings, Generation, ChiasmPreTrainedMod
         output.logits = self.text_logits(fused)
         if labels is not None:
             output.loss = self._mean_loss(output.logits, labels, kwargs.get("num_items_in_batch"))
+        if torch.compiler.is_exporting():  # a graph gives tensors only
+            return type(output)(**{f.name: getattr(output, f.name) for f in fields(output) if f.name != "fused"})
         return output
 
     def _mean_loss(self, logits: Tensor, labels: Tensor, count: Tensor | None) -> Tensor:

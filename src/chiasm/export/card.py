@@ -18,7 +18,7 @@ def model_card(run: Any, recipe: dict[str, Any], title: str) -> str:
     parts = [
         "---\n" + card_data(run, title, scores).to_yaml() + "\n---\n",
         f"# {title}\n",
-        f"A multimodal model made with [Chiasm](https://pypi.org/project/chiasm/): {architecture(run)}.\n",
+        f"A multimodal model made with the Python library Chiasm: {architecture(run)}.\n",
         "## What it reads\n\n" + reads(run),
         "## How to use it\n\n" + usage(run),
         "## How it was trained\n\n" + training(run, recipe),
@@ -99,7 +99,7 @@ def usage(run: Any) -> str:
     else:
         media = [CALLED[spec.modality] for spec in run.recipe.inputs.values() if spec.modality in CALLED]
         code = [
-            "import chiasm  # pip install chiasm",
+            "import chiasm  # so that transformers knows the model",
             "from transformers import AutoModelForMultimodalLM, AutoProcessor",
             "",
             'model, processor = AutoModelForMultimodalLM.from_pretrained("USER/NAME"), AutoProcessor.from_pretrained("USER/NAME")',

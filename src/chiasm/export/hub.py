@@ -21,7 +21,7 @@ from chiasm.model import without_bars
 from chiasm.run import model_folder
 from chiasm.types import ChiasmError
 
-MODULE = '''"""The classes of this model are those of the package chiasm: pip install chiasm."""
+MODULE = '''"""The classes of this model are those of the Python library chiasm, which must be installed."""
 
 from chiasm.composite import ChiasmModel
 from chiasm.config import ChiasmConfig

@@ -37,7 +37,7 @@ def write(run: Any, folder: Path, final: Path) -> tuple[list[str], dict[str, Any
     """FOLDER/model.onnx with its weights beside it, and FOLDER/model.json: the task, and every input's shape."""
     missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
-        raise ChiasmError(f"--to onnx needs {', '.join(missing)}; pip install 'chiasm[onnx]'")
+        raise ChiasmError(f"--to onnx needs {', '.join(missing)}; pip install {' '.join(missing)}")
     run.model.to("cpu")
     task = next((task for task in run.tasks.values() if task.view == "fused"), next(iter(run.tasks.values())))
     rows = examples(run, task)
