@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test lint bench
+.PHONY: setup demo test test-oldest lint bench
 
 setup:
 	@$(PYTHON) scripts/setup.py
@@ -12,6 +12,11 @@ demo: setup
 
 test: setup
 	@$(BIN)/python -m pytest -q -n 2
+
+# The oldest transformers that is promised, laid over the same environment.
+test-oldest: setup
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --upgrade --target .venv/oldest "transformers==5.19.*"
+	@PYTHONPATH=.venv/oldest $(BIN)/python -m pytest -q tests/test_model.py tests/citizenship
 
 lint: setup
 	@$(BIN)/ruff check .

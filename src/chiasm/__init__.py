@@ -17,6 +17,7 @@ from chiasm.compare.engine import Compared, compare, replay
 from chiasm.compare.known_run import known_answers
 from chiasm.convert.engine import convert
 from chiasm.data.draft import infer_recipe as init
+from chiasm.export.engine import Exported, export
 from chiasm.model import ChiasmForConditionalGeneration
 from chiasm.processing import ChiasmProcessor
 from chiasm.recipe import Recipe, load_recipe
@@ -31,6 +32,7 @@ __all__ = [
     "ChiasmForConditionalGeneration",
     "ChiasmProcessor",
     "Compared",
+    "Exported",
     "NonFiniteError",
     "Recipe",
     "RecipeError",
@@ -38,6 +40,7 @@ __all__ = [
     "check",
     "compare",
     "convert",
+    "export",
     "init",
     "known_answers",
     "load",

@@ -20,6 +20,7 @@ from transformers import (
 
 from chiasm import components
 from chiasm.backbones.mask_head import take_mask_heads
+from chiasm.chat_template import chat_template
 from chiasm.components import did_you_mean
 from chiasm.config import ChiasmConfig
 from chiasm.framing import decoding_tokens, text_layout, tie_special_tokens
@@ -92,7 +93,8 @@ def build(recipe: Recipe, samples: Sequence[Sample], texts: Iterable[str] = ()) 
     counts = {name: token_count(model, name) for name in scattered} | dict.fromkeys(marked, 1)
     layout = text_layout(kind, text_config, tokenizer, model.model.backbone_options)
     layout |= {"absent": 1} if model.fusion.shows_absent else {}
-    processor = ChiasmProcessor(tokenizer, inputs=inputs, placeholder_counts=counts, layout=layout)
+    template = chat_template(list(model.tasks.values()), scattered, layout, tokenizer)
+    processor = ChiasmProcessor(tokenizer, inputs=inputs, placeholder_counts=counts, layout=layout, chat_template=template)
     if model.generation_config is not None:
         model.generation_config.update(**starts, suppress_tokens=[*config.placeholder_ids.values(), *config.marker_ids.values()] or None)
     model.processor = processor

@@ -19,7 +19,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedModel
-from transformers.modeling_outputs import ModelOutput
 from transformers.utils import TransformersKwargs
 
 from chiasm import components
@@ -28,6 +27,7 @@ from chiasm.components import did_you_mean
 from chiasm.config import ChiasmConfig
 from chiasm.connectors.base import read_prompt
 from chiasm.decoding import DECODING, DecodingPass
+from chiasm.embedding import MediaFeatures
 from chiasm.fusion.base import BackboneShape, StreamShape, shown, visible_at
 from chiasm.fusion.hybrid import build as build_fusion
 from chiasm.fusion.interleaving import reach
@@ -61,9 +61,10 @@ class ChiasmPreTrainedModel(PreTrainedModel):
         return
 
 
-class ChiasmModel(DecodingPass, ChiasmPreTrainedModel):
+class ChiasmModel(MediaFeatures, DecodingPass, ChiasmPreTrainedModel):
     """Encoders, connectors, fusion and the headless backbone."""
 
+    _keys_to_ignore_on_load_unexpected = [r"^heads\.", "^final_logits_bias$"]  # in a whole model's checkpoint; there is no head here
     encoders: Any  # nn.ModuleDict of Encoder
     connectors: Any  # nn.ModuleDict of Connector
 
@@ -154,31 +155,6 @@ class ChiasmModel(DecodingPass, ChiasmPreTrainedModel):
             tokens = replace(tokens, values=tokens.values.to(self.dtype))
         return tokens
 
-    def get_image_features(self, pixel_values: Tensor, **kwargs: Any) -> ModelOutput:
-        """Tokens of the first image input, one tensor [L, W] per picture in `pooler_output` (transformers' convention)."""
-        return self._features("image", pixel_values=pixel_values, **kwargs)
-
-    def get_audio_features(self, input_values: Tensor, input_values_mask: Tensor | None = None, **kwargs: Any) -> ModelOutput:
-        """Tokens of the first audio input, one tensor [L, W] per clip in `pooler_output`."""
-        heard = input_values_mask if input_values_mask is not None else torch.ones_like(input_values, dtype=torch.bool)
-        return self._features("audio", input_values=input_values, input_values_mask=heard)
-
-    def get_video_features(self, pixel_values_videos: Tensor, video_mask: Tensor | None = None, **kwargs: Any) -> ModelOutput:
-        """Tokens of the first video input, one tensor [L, W] per clip in `pooler_output`."""
-        return self._features("video", pixel_values_videos=pixel_values_videos, video_mask=video_mask, **kwargs)
-
-    def _features(self, modality: str, **tensors: Any) -> ModelOutput:
-        name = next((n for n, spec in self.config.inputs.items() if spec["modality"] == modality), None)
-        if name is None:
-            raise TypeError(f"this model reads no {modality}; its inputs are: {', '.join(self.config.inputs)}")
-        if self.connectors[name].reads_text:
-            raise TypeError(f"the connector of {name} reads the prompt's text, so a picture or clip has no tokens without it; use forward")
-        tokens = self.encode({name: {k: v for k, v in tensors.items() if isinstance(v, Tensor)}})[name]
-        output = ModelOutput()
-        output["last_hidden_state"] = tokens.values
-        output["pooler_output"] = [values[mask] for values, mask in zip(tokens.values, tokens.mask, strict=True)]
-        return output
-
     def route(self, streams: Streams, inputs: Mapping[str, Any], rows: int) -> Streams:
         """Give each row its units by `NAME_index` [R, K] (-1: absent); without an index, row r reads unit r."""
         routed = {}
@@ -236,7 +212,10 @@ class ChiasmModel(DecodingPass, ChiasmPreTrainedModel):
                 raise TypeError("position_ids: an encoder-decoder counts its positions itself; leave them out")
             return self.decode(input_ids, attention_mask, inputs_embeds, streams, **decoding, **cache, **rest)
         values = self.backbone.embed(input_ids, len(given)) if inputs_embeds is None else inputs_embeds
-        step = self.step(values, attention_mask, self.placeholders(input_ids), streams, **cache, prompt_lengths=prompt_lengths)
+        packed = "attention_instances" in rest
+        step = self.step(
+            values, attention_mask, self.placeholders(input_ids), streams, **cache, prompt_lengths=prompt_lengths, packed=packed
+        )
         step.trace = {} if rest.get("output_attentions") else None
         step.reach = self.reach(input_ids, streams, step)
         text = Tokens(values, step.mask[:, -values.shape[1] :])
@@ -276,13 +255,17 @@ class ChiasmModel(DecodingPass, ChiasmPreTrainedModel):
         past_key_values: Any = None,
         use_cache: bool = False,
         prompt_lengths: Tensor | None = None,
+        packed: bool = False,
     ) -> Step:
-        """What hooks must know of a pass over `given` [R, T, ...]: what is real, what streams may read, what is cached."""
+        """What hooks must know of a pass over `given` [R, T, ...]: what is real, what streams may read, what is cached.
+
+        packed: a row holds several texts, as a paged engine has them, and may be longer than one may be.
+        """
         offset = past_key_values.get_seq_length() if past_key_values is not None else 0
         rows, length = given.shape[:2]
         whole = torch.ones(rows, offset + length, dtype=torch.bool, device=given.device)
         mask = whole if attention_mask is None else attention_mask.bool()
-        if mask.shape[1] > self.max_length:
+        if mask.shape[1] > self.max_length and not packed:
             raise BadInput(
                 "too_long",
                 f"a text of {mask.shape[1]} tokens is longer than the backbone's {self.max_length} positions; "
@@ -306,6 +289,8 @@ class ChiasmModel(DecodingPass, ChiasmPreTrainedModel):
             elif key in TransformersKwargs.__annotations__ or key in ("cache_position", "return_dict", "logits_to_keep"):
                 if key in ("output_attentions", "output_hidden_states") and value is not None:
                     rest[key] = value
+            elif key == "attention_instances":  # vLLM's, which its attention function reads
+                rest[key] = value
             elif value is not None:
                 raise TypeError(f"unknown argument '{key}'{did_you_mean(key, [*known, 'input_ids', 'attention_mask', 'labels'])}")
         for given in pool.values():

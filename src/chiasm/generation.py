@@ -70,6 +70,11 @@ class Generation(GenerationMixin):
             return WholeEncoder(self.model)
         return super().get_encoder(modality)
 
+    def prepare_inputs_for_generation(self: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Without what `generate` needs for itself (stop strings, healing) and hands on: other models drop it without a word."""
+        inputs = super().prepare_inputs_for_generation(*args, **kwargs)
+        return {key: value for key, value in inputs.items() if key not in ("tokenizer", "assistant_tokenizer")}
+
     def _validate_model_kwargs(self: Any, model_kwargs: dict[str, Any]) -> None:
         known = FORWARD_ARGUMENTS.union(DECODING) if self.config.is_encoder_decoder else FORWARD_ARGUMENTS
         self.model.pool_of({k: v for k, v in model_kwargs.items() if k not in known})

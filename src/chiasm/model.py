@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Generator, Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import torch
@@ -15,19 +15,21 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoConfig, AutoModel, AutoModelForMultimodalLM, AutoProcessor, GenerationMixin
 from transformers.modeling_outputs import ModelOutput
+from transformers.models.auto.modeling_auto import MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES
 from transformers.utils import logging
 
 from chiasm import components
 from chiasm.composite import ChiasmModel, ChiasmPreTrainedModel
 from chiasm.config import ChiasmConfig
 from chiasm.decoding import DECODING
+from chiasm.embedding import Embeddings
 from chiasm.generation import Generation
 from chiasm.outputs import ChiasmOutput
 from chiasm.processing import ChiasmProcessor
 from chiasm.types import Fused, RecipeError, Streams, Tokens
 
 
-class ChiasmForConditionalGeneration(Generation, ChiasmPreTrainedModel, GenerationMixin):
+class ChiasmForConditionalGeneration(Embeddings, Generation, ChiasmPreTrainedModel, GenerationMixin):
     """ChiasmModel with a language-model head (where the backbone generates) and the tasks' heads."""
 
     accepts_loss_kwargs = False  # else the stock Trainer multiplies the loss by accumulation or world size
@@ -228,6 +230,8 @@ class ChiasmForConditionalGeneration(Generation, ChiasmPreTrainedModel, Generati
         output.logits = self.text_logits(fused)
         if labels is not None:
             output.loss = self._mean_loss(output.logits, labels, kwargs.get("num_items_in_batch"))
+        if torch.compiler.is_exporting():  # a graph gives tensors only
+            return type(output)(**{f.name: getattr(output, f.name) for f in fields(output) if f.name != "fused"})
         return output
 
     def _mean_loss(self, logits: Tensor, labels: Tensor, count: Tensor | None) -> Tensor:
@@ -272,3 +276,4 @@ AutoConfig.register("chiasm", ChiasmConfig)
 AutoModel.register(ChiasmConfig, ChiasmModel)
 AutoModelForMultimodalLM.register(ChiasmConfig, ChiasmForConditionalGeneration)
 AutoProcessor.register(ChiasmConfig, ChiasmProcessor)
+MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES["chiasm"] = "ChiasmForConditionalGeneration"  # where `transformers serve` looks

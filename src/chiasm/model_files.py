@@ -33,7 +33,13 @@ def save_model(model: Any, processor: Any, folder: Path, weights: Mapping[str, T
     with without_bars():
         model.save_pretrained(folder, **({} if weights is None else {"state_dict": weights}))
     processor.save_pretrained(folder)
-    files = {path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)} for path in sorted(folder.iterdir()) if path.is_file()}
+    write_manifest(folder)
+
+
+def write_manifest(folder: Path) -> None:
+    """Note size and sha256 of the folder's files; not of README.md, which people go on writing."""
+    paths = [path for path in sorted(folder.iterdir()) if path.is_file() and path.name not in (MANIFEST, "README.md")]
+    files = {path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)} for path in paths}
     (folder / MANIFEST).write_text(json.dumps({"files": files}, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 

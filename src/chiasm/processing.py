@@ -6,6 +6,7 @@ and build token ids with the same methods. A user's text never becomes a special
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -13,11 +14,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import BatchFeature, ProcessorMixin
+from transformers import BatchFeature, TensorType
 
 from chiasm import components
 from chiasm.components import did_you_mean
 from chiasm.config import in_order
+from chiasm.conventions import GROUPS, SETTINGS, ProcessorConventions, opened
 from chiasm.types import BadInput, Sample
 
 
@@ -34,7 +36,7 @@ def build_modalities(inputs: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     return found
 
 
-class ChiasmProcessor(ProcessorMixin):
+class ChiasmProcessor(ProcessorConventions):
     """Tokenizer plus one modality per non-text input.
 
     inputs: name -> {modality, options, state}; placeholder_counts: how many sequence places one item of an input takes, for those inputs
@@ -146,11 +148,15 @@ class ChiasmProcessor(ProcessorMixin):
             return None
         runs = {self.placeholder_id(kind): self.placeholders(kind, sample) for text, kind in pieces if kind in self.placeholder_counts}
         text = "".join(placeholder(kind) if kind in self.placeholder_counts else text for text, kind in pieces)
-        return self._run_out(text, runs)
+        return self._run_out(text, runs)[0]
 
-    def _run_out(self, text: str, runs: Mapping[int, list[int]]) -> list[int]:
-        """Token ids of a text, each placeholder's id replaced by its run."""
-        return [i for token in self.tokenizer(text, add_special_tokens=False)["input_ids"] for i in runs.get(token, [token])]
+    def _run_out(self, text: str, runs: Mapping[int, list[int]], at: int = 0) -> tuple[list[int], list[tuple[int, int]]]:
+        """Token ids of a text, each placeholder's id replaced by its run, and the place of each, counted from `at`."""
+        found = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=self.tokenizer.is_fast)
+        places = found.get("offset_mapping") or [(0, len(text))] * len(found["input_ids"])
+        pairs = zip(found["input_ids"], places, strict=True)
+        tokens = [(i, (at + begin, at + end)) for token, (begin, end) in pairs for i in runs.get(token, [token])]
+        return [i for i, _ in tokens], [span for _, span in tokens]
 
     def decode_texts(self, ids: Tensor) -> list[str]:
         """Generated ids [R, T] -> texts up to the end token."""
@@ -161,60 +167,62 @@ class ChiasmProcessor(ProcessorMixin):
     def __call__(self, images: Any = None, text: Any = None, videos: Any = None, audio: Any = None, **named: Any) -> BatchFeature:
         """Texts and media -> BatchFeature with input_ids, attention_mask and, per input, its tensors and `NAME_index` [R, items].
 
-        `images`, `audio` and `videos` go to the first input of that modality, any other input by its name. Rows are matched in order.
+        `images`, `audio` and `videos` go to the first input of that modality, any other input by its name. Rows are matched in order;
+        a flat list for texts with several placeholders is dealt out by them. Without texts there are only media.
         """
         given = {name: named.pop(name) for name in list(named) if name in self.modalities}
         for value, modality in ((images, "image"), (audio, "audio"), (videos, "video")):
             if value is not None:
                 given[self._first(modality)] = value
-        settings = {
-            k: named.pop(k)
-            for k in ("return_tensors", "padding", "padding_side", "text_kwargs", "images_kwargs", "audio_kwargs", "common_kwargs")
-            if k in named
-        }
-        for name in named:
-            known = [*self.modalities, "text", "images", "audio", "videos"]
-            raise TypeError(f"processor got an unknown input '{name}'{did_you_mean(name, known)}")
+        settings = self._settings(named)
         given = {name: list(value) if isinstance(value, list | tuple) else [value] for name, value in given.items()}
         texts = [text] if isinstance(text, str) else list(text or [""] * max((len(v) for v in given.values()), default=1))
         data: dict[str, Any] = {}
         for name, values in given.items():
+            given[name] = values = dealt(values, [t.count(placeholder(name)) for t in texts])
             if len(values) != len(texts):
                 raise ValueError(
                     f"{name}: {len(values)} item(s) for {len(texts)} text(s); give one per text, or a list of lists for several"
                 )
-            data |= self._media(name, values)
-        rows = [self._row(row, t, given) for row, t in enumerate(texts)]
-        side = {**settings, **settings.get("text_kwargs", {})}.get("padding_side", self.tokenizer.padding_side)
-        longest, left = max(map(len, rows)), side == "left"
-        pads = [longest - len(row) for row in rows]
-        ids = [[self.pad_id] * p + r if left else r + [self.pad_id] * p for r, p in zip(rows, pads, strict=True)]
-        data["input_ids"] = torch.tensor(ids, dtype=torch.long)
-        ones = [[0] * p + [1] * len(r) if left else [1] * len(r) + [0] * p for r, p in zip(rows, pads, strict=True)]
-        data["attention_mask"] = torch.tensor(ones, dtype=torch.long)
-        return BatchFeature(data)
+            data |= self._media(name, values, settings.get("sampling_rate"))
+        rows = [self._row(row, t, given, settings.get("add_special_tokens", True)) for row, t in enumerate(texts)]
+        return BatchFeature(data | self._padded(rows, settings) | self._asked(texts, given, settings))
+
+    def _settings(self, named: dict[str, Any]) -> dict[str, Any]:
+        """A call's settings, given one by one or in groups (`text_kwargs`, ...); TypeError for anything else, naming the nearest."""
+        for name in named:
+            if name not in SETTINGS and name not in GROUPS:
+                known = [*self.modalities, "text", "images", "audio", "videos", *SETTINGS]
+                raise TypeError(f"processor got an unknown input '{name}'{did_you_mean(name, known)}")
+        found: dict[str, Any] = {}
+        for group in ("common_kwargs", "text_kwargs"):
+            found |= named.get(group) or {}
+        found |= {name: value for name, value in named.items() if name in SETTINGS}
+        if found.get("return_tensors") not in (None, "pt", TensorType.PYTORCH):
+            raise ValueError(f"return_tensors: {found['return_tensors']}; this processor makes torch tensors: leave it out, or 'pt'")
+        return found
 
     def _first(self, modality: str) -> str:
-        for name, spec in self.inputs.items():
-            if spec["modality"] == modality:
-                return name
-        raise TypeError(f"this model reads no {modality}; its inputs are: {', '.join(self.inputs)}")
+        if (name := self.named(modality)) is None:
+            raise TypeError(f"this model reads no {modality}; its inputs are: {', '.join(self.inputs)}")
+        return name
 
-    def _media(self, name: str, values: list[Any]) -> dict[str, Tensor]:
+    def _media(self, name: str, values: list[Any], sampling_rate: int | None) -> dict[str, Tensor]:
         """One input's rows (None: absent; a list: several items) -> its tensors and index, under the model's argument names."""
-        modality, opened, index = self.modalities[name], [], []
+        modality, units, index = self.modalities[name], [], []
         for value in values:
             items = value if isinstance(value, list) else [] if value is None else [value]
-            index.append([len(opened) + i for i in range(len(items))])
-            opened += [modality.open(item)[0] for item in items]
-        if not opened:
+            index.append([len(units) + i for i in range(len(items))])
+            units += [opened(modality, item, sampling_rate) for item in items]
+        if not units:
             raise BadInput("all_missing", f"{name}: every row is empty; leave the input out instead", input=name)
         most = max(map(len, index))
-        tensors = {argument(self.inputs, name, key): value for key, value in modality.collate(opened).items()}
+        tensors = {argument(self.inputs, name, key): value for key, value in modality.collate(units).items()}
         return {**tensors, f"{name}_index": torch.tensor([row + [-1] * (most - len(row)) for row in index])}
 
-    def _row(self, row: int, text: str, given: Mapping[str, list[Any]]) -> list[int]:
-        """Token ids of one text: placeholders in it are expanded; an input without one stands where the layout says."""
+    def _row(self, row: int, text: str, given: Mapping[str, list[Any]], framed: bool) -> tuple[list[int], list[tuple[int, int]]]:
+        """Token ids of one text and where in it each begins and ends: placeholders in it are expanded; an input without one stands where
+        the layout says. `framed`: with the tokens around a text, unless it begins with them already."""
         loose: list[int] = []
         for name in self.placeholder_counts:
             value = given.get(name, [None] * (row + 1))[row]
@@ -223,34 +231,98 @@ class ChiasmProcessor(ProcessorMixin):
             if places and items not in (0, places):
                 raise ValueError(f"text {row + 1}: {places} {placeholder(name)} for {items} item(s) of {name}; write it once per item")
             if not places:
-                loose += self._run(name, items)
-        ids = self._expanded(text)
-        body = loose + ids if self.placeholders_first else ids + loose
-        return [*self.start_ids, *body, *self.close_ids]
+                run = self._run(name, items)
+                loose = run + loose if self.placeholders_first else loose + run  # a prompt's order: each goes in front of the others
+        start = "".join(self.tokenizer.convert_ids_to_tokens(self.start_ids))
+        begun = bool(start) and text.startswith(start)
+        at = len(start) if begun else 0
+        ids, spans = self._expanded(text[at:], at)
+        extra = [(at, at)] * len(loose)
+        ids, spans = (loose + ids, extra + spans) if self.placeholders_first else (ids + loose, spans + extra)
+        before = self.start_ids if framed or begun else []
+        after = self.close_ids if framed else []
+        return [*before, *ids, *after], [*[(0, at)] * len(before), *spans, *[(len(text), len(text))] * len(after)]
 
-    def _expanded(self, text: str) -> list[int]:
-        """Token ids of a text with its placeholders expanded; a space ahead of one belongs to the word that follows it, as in a prompt."""
+    def _expanded(self, text: str, at: int) -> tuple[list[int], list[tuple[int, int]]]:
+        """Token ids of a text with its placeholders expanded, and the place of each, counted from `at`; a space ahead of a placeholder
+        belongs to the word that follows it, as in a prompt."""
         runs = {placeholder(name): [self.placeholder_id(name)] * count for name, count in self.placeholder_counts.items()}
         if self.layout.get("as_written"):
-            return self._run_out(
-                text, {self.placeholder_id(name): [self.placeholder_id(name)] * count for name, count in self.placeholder_counts.items()}
-            )
+            return self._run_out(text, {run[0]: run for run in runs.values() if run}, at)
         pieces = re.split("( *(?:" + "|".join(map(re.escape, runs)) + "))", text) if runs else [text]
-        ids, space = [], ""
+        ids: list[int] = []
+        spans: list[tuple[int, int]] = []
+        space = ""
         for piece in pieces:
             if (mark := piece.lstrip(" ")) in runs:
                 ids += runs[mark]
+                spans += [(at, at + len(piece))] * len(runs[mark])
                 space = " " if mark != piece else space
             elif piece:
                 lead = "" if piece.startswith(" ") else space
-                ids += self.tokenizer(lead + piece, add_special_tokens=False)["input_ids"]
+                found = self.tokenizer(lead + piece, add_special_tokens=False, return_offsets_mapping=self.tokenizer.is_fast)
+                ids += found["input_ids"]
+                places = found.get("offset_mapping") or [(0, len(lead) + len(piece))] * len(found["input_ids"])
+                spans += [(at + max(0, begin - len(lead)), at + end - len(lead)) for begin, end in places]
                 space = ""
-        return ids
+            at += len(piece)
+        return ids, spans
+
+    def _padded(self, rows: list[tuple[list[int], list[tuple[int, int]]]], settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Rows -> input_ids and attention_mask [R, T], cut and padded as asked; `offset_mapping`: the places of each row's tokens."""
+        most, multiple = settings.get("max_length"), settings.get("pad_to_multiple_of") or 1
+        if settings.get("truncation") and most is not None:
+            marks = {self.placeholder_id(name) for name in self.placeholder_counts}
+            if any(marks & set(ids[most:]) for ids, _ in rows):
+                raise ValueError(f"max_length: {most} tokens would cut off a picture or clip; allow more")
+            rows = [(ids[:most], spans[:most]) for ids, spans in rows]
+        longest = max(len(ids) for ids, _ in rows)
+        if settings.get("padding") == "max_length" and most is not None:
+            longest = max(longest, most)
+        longest = -(-longest // multiple) * multiple
+        left = settings.get("padding_side", self.tokenizer.padding_side) == "left"
+
+        def filled(values: list[Any], fill: Any) -> list[Any]:
+            pad = [fill] * (longest - len(values))
+            return pad + values if left else values + pad
+
+        found: dict[str, Any] = {"input_ids": torch.tensor([filled(ids, self.pad_id) for ids, _ in rows], dtype=torch.long)}
+        if settings.get("return_attention_mask", True):
+            found["attention_mask"] = torch.tensor([filled([1] * len(ids), 0) for ids, _ in rows], dtype=torch.long)
+        if settings.get("return_offsets_mapping"):
+            found["offset_mapping"] = [filled(spans, (0, 0)) for _, spans in rows]
+        if settings.get("return_mm_token_type_ids"):
+            kinds = self.create_mm_token_type_ids(found["input_ids"].tolist())
+            found["mm_token_type_ids"] = torch.tensor(kinds)
+        return found
+
+    def _asked(self, texts: list[str], given: Mapping[str, list[Any]], settings: Mapping[str, Any]) -> dict[str, Any]:
+        """`text_replacement_offsets`: what each placeholder becomes, where a caller expands them itself (vLLM)."""
+        if not settings.get("return_text_replacement_offsets"):
+            return {}
+
+        def expansions(modality: str) -> list[str]:
+            rows = given.get(self.named(modality) or "", [])
+            items = sum(len(value) if isinstance(value, list) else value is not None for value in rows)
+            return [self._run_of(modality)] * items if self.mark(modality) else []
+
+        found = self.get_text_with_replacements(
+            list(texts), images_replacements=expansions("image"), audio_replacements=expansions("audio")
+        )
+        return {"text_replacement_offsets": found[1]}
 
     @property
     def model_input_names(self) -> list[str]:
         tensors = [argument(self.inputs, name, key) for name, modality in self.modalities.items() for key in modality.tensors]
         return ["input_ids", "attention_mask", *tensors, *(f"{name}_index" for name in self.modalities)]
+
+
+def dealt(values: list[Any], places: list[int]) -> list[Any]:
+    """A flat list of items as one list per text, by the placeholders in each; as it is, where they do not ask for that."""
+    if any(isinstance(value, list) for value in values) or all(count == 1 for count in places) or sum(places) != len(values):
+        return values
+    items = iter(values)
+    return [list(itertools.islice(items, count)) for count in places]
 
 
 def placeholder(name: str) -> str:

@@ -71,12 +71,12 @@ def train(
 
 
 def load(folder: str | Path) -> Run:
-    """Open a run folder that `train` made."""
+    """Open a run folder that `train` made, or a folder that `export` made for the Hub."""
     folder = Path(folder)
     if not (folder / "recipe.yaml").is_file():
         known = [str(p.parent) for p in folder.parent.glob("*/recipe.yaml")] if folder.parent.is_dir() else []
         raise ChiasmError(f"{folder}: not a run folder (it has no recipe.yaml){did_you_mean(str(folder), known)}")
-    if not (folder / "model" / "config.json").is_file():
+    if not (model_folder(folder) / "config.json").is_file():
         raise ChiasmError(f"{folder}: training has not finished; go on with chiasm train {folder}/recipe.yaml --output {folder} --resume")
     return Run(folder)
 
@@ -87,7 +87,7 @@ class Run:
     def __init__(self, folder: Path):
         self.folder = folder
         self.recipe = load_recipe(folder / "recipe.yaml")
-        self.model, self.processor = load_model(folder / "model")
+        self.model, self.processor = load_model(model_folder(folder))
         self.model.to(pick_device(self.recipe.train.device)).eval()
         self.text_inputs = [name for name, spec in self.recipe.inputs.items() if spec.modality == "text"]
         self._splits: dict[str, Split] = {}
@@ -101,6 +101,11 @@ class Run:
     def details(self) -> dict[str, dict[str, Any]]:
         """RUN/evaluation.json: split -> intervals, differences and verdicts."""
         return read_json(self.folder / "evaluation.json")
+
+    @property
+    def data_counts(self) -> dict[str, dict[str, Any]]:
+        """RUN/data.json: split -> how many rows were read, used, quarantined and filtered."""
+        return read_json(self.folder / "data.json")
 
     @property
     def tasks(self) -> dict[str, Any]:
@@ -293,6 +298,11 @@ class Run:
                 answer = {"id": prediction.id, "task": name, "output": prediction.output, "score": prediction.score}
                 lines[prediction.id] = answer | ({"probabilities": prediction.probabilities} if prediction.probabilities else {})
         return [lines[row.id if isinstance(row, BadSample) else row.sample.id] for row in opened]
+
+
+def model_folder(folder: Path) -> Path:
+    """Where a run keeps its model: in RUN/model, or beside the recipe as the Hub wants it."""
+    return folder if (folder / "config.json").is_file() else folder / "model"
 
 
 def reported_splits(recipe: Recipe) -> list[str]:

@@ -26,6 +26,7 @@ COMMANDS = {
     "predict": "Predict every record of a file.",
     "ask": "Ask a run one question.",
     "convert": "Make a run of a transformers checkpoint, with equal outputs.",
+    "export": "Write a run for transformers, ONNX or the Hub.",
     "recipes": "List, show or copy the recipes that come with Chiasm; list the fusions.",
     "data": "Write a built-in data set as plain files.",
 }

@@ -42,6 +42,7 @@ class Modality:
     """
 
     Options = Options
+    from_files: ClassVar[bool] = True  # whether a text is the path of a file
     tensors: ClassVar[tuple[str, ...]] = ()  # names of the tensors that `collate` makes, e.g. ("pixel_values",)
 
     def __init__(self, options: Any = None):

@@ -20,6 +20,7 @@ FIT_VECTORS = 200_000  # most vectors that `fit` looks at
 class Features(base.Modality):
     """Ready-made vectors. Decoded: float32 [L, W]."""
 
+    from_files = False
     tensors = ("features", "features_mask")
 
     class Options(base.Options):

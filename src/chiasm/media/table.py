@@ -38,6 +38,7 @@ class Row:
 class Table(base.Modality):
     """Columns of a record. Decoded: Row."""
 
+    from_files = False
     tensors = ("table_numbers", "table_missing", "table_categories")
 
     class Options(base.Options):

@@ -25,6 +25,7 @@ LEARNED = ("words", "bpe")
 class Tokens(base.Modality):
     """A text that an encoder reads: what `text` becomes where `encoders` has an entry for it. Decoded: a list of token ids."""
 
+    from_files = False
     tensors = ("token_ids", "token_mask")
 
     class Options(cleaning.TextOptions):

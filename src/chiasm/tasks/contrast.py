@@ -104,7 +104,6 @@ class Contrast(Task):
 
     def side(self, model: Any, batch: Batch, streams: Streams, side: str) -> tuple[Tensor, Tensor]:
         """(unit-length embeddings of the distinct pictures or texts [D, width], which of them each row has [R])."""
-        head = model.heads[self.name]
         if self.is_stream(side):
             rows = batch.inputs[f"{side}_index"][:, 0]
             units, index = torch.unique(rows, return_inverse=True)
@@ -114,7 +113,11 @@ class Contrast(Task):
         else:
             index = batch.targets["same"][side].to(batch.inputs[f"{side}_ids"].device)
             pooled = model.text_vector(batch.inputs[f"{side}_ids"], batch.inputs[f"{side}_mask"], through=self.options.text)
-        return functional.normalize(head.project[side](pooled).float(), dim=-1), index
+        return self.vectors(model, side, pooled), index
+
+    def vectors(self, model: Any, side: str, pooled: Tensor) -> Tensor:
+        """Pooled pictures, clips or texts [N, W] of one side -> unit-length embeddings [N, width]."""
+        return functional.normalize(model.heads[self.name].project[side](pooled).float(), dim=-1)
 
     def scores(self, model: Any, batch: Batch, streams: Streams) -> tuple[Tensor, Tensor, Tensor]:
         """(scaled similarities of the distinct units [DL, DR], which of them each row has [R], [R]); CLIP calls them logits_per_image."""
