@@ -8,13 +8,13 @@ from typing import Any
 
 import torch
 from pydantic import ValidationError
-from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoFeatureExtractor,
     AutoImageProcessor,
     AutoModel,
     AutoModelForCausalLM,
+    AutoModelForImageTextToText,
     AutoModelForSeq2SeqLM,
     AutoTokenizer,
     PreTrainedConfig,
@@ -25,15 +25,16 @@ from chiasm.components import did_you_mean
 from chiasm.config import ChiasmConfig
 from chiasm.framing import decoding_tokens, text_layout, tie_special_tokens
 from chiasm.fusion.hybrid import parse as parse_fusion
+from chiasm.loading import WEIGHTS, from_checkpoint, refuse_missing, refuse_shape
 from chiasm.media.tokenizer import learn_tokenizer
-from chiasm.model import ChiasmForConditionalGeneration, without_bars
+from chiasm.model import ChiasmForConditionalGeneration
 from chiasm.processing import ChiasmProcessor, build_modalities, placeholder
 from chiasm.recipe import BackboneSpec, EncoderSpec, LoraTrain, Recipe, TokenizerSpec
 from chiasm.recipe_check import backbone_kind
 from chiasm.recipe_errors import RecipeProblems, explain
 from chiasm.types import RecipeError, Sample
+from chiasm.whole import inputs_read, read_checkpoint, take_over
 
-WEIGHTS = {"output_loading_info": True, "use_safetensors": True, "ignore_mismatched_sizes": True}  # what is amiss is refused here, by name
 ADDED = re.compile(r"crossattention|cross_attn")  # weights of ours that no checkpoint has
 LATENT_DEFAULT = {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 256}
 
@@ -44,23 +45,30 @@ def build(recipe: Recipe, samples: Sequence[Sample], texts: Iterable[str] = ()) 
     `samples` are raw training rows from which tables, labels and scales are learned; `texts` train a fresh tokenizer.
     """
     torch.manual_seed(recipe.train.seed)
-    inputs = declare_inputs(recipe, samples)
-    streams = [name for name, spec in inputs.items() if spec["modality"] != "text"]
     kind_name, text_config = backbone_config(recipe.backbone)
     kind = components.find("backbone", kind_name)
+    read = inputs_read(recipe, kind)
+    inputs = declare_inputs(recipe, samples, read)
+    streams = [name for name, spec in inputs.items() if spec["modality"] != "text" and name not in read]
+    modalities = build_modalities(inputs)
+    encoders = {name: encoder_entry(recipe, name, modalities[name]) for name in streams}
     options = backbone_options(recipe, kind, text_config)
     fusion = {"type": recipe.fusion.type, **recipe.fusion.options}
     fusion_kind, fusion_options = parse_fusion(fusion)
-    check_tasks(recipe, kind_name, fusion_kind)
+    check_tasks(recipe, kind_name, fusion_kind, read)
     scattered = fusion_kind.scatters(fusion_options, streams)
+    if scattered and kind.reads:
+        raise RecipeError(
+            f"fusion.type: {recipe.fusion.type} puts '{scattered[0]}' into the sequence, and a vision-language model's is its own; "
+            "take gated_cross_attention, cross_attention or late"
+        )
     tokenizer = build_tokenizer(recipe, [placeholder(name) for name in scattered], texts, kind)
     whole = whole_model(recipe.backbone, text_config)
     starts = decoding_tokens(text_config, tokenizer, recipe.backbone, whole) if kind.has_encoder else {}
     tie_special_tokens(text_config, tokenizer, resize=recipe.backbone.model is None)
     if kind.causal and fusion_kind.needs_cross_attention(fusion_options):
         text_config.add_cross_attention = True
-    modalities = build_modalities(inputs)
-    encoders = {name: encoder_entry(recipe, name, modalities[name]) for name in streams}
+    reading = read_checkpoint(recipe, text_config, tokenizer) if kind.reads else None
     config = ChiasmConfig(
         text_config=text_config.to_dict(),
         inputs=inputs,
@@ -76,15 +84,21 @@ def build(recipe: Recipe, samples: Sequence[Sample], texts: Iterable[str] = ()) 
     counts = {name: token_count(model, name) for name in scattered}
     layout = text_layout(kind, text_config, tokenizer, latents=getattr(model.model.backbone_options, "latents", 0))
     layout |= {"absent": 1} if model.fusion.shows_absent else {}
-    processor = ChiasmProcessor(tokenizer, inputs=inputs, placeholder_counts=counts, layout=layout)
+    template = reading["template"] if reading else None
+    processor = ChiasmProcessor(tokenizer, inputs=inputs, placeholder_counts=counts, layout=layout, reading=reading, chat_template=template)
     if model.generation_config is not None:
         model.generation_config.update(**starts, suppress_tokens=list(config.placeholder_ids.values()) or None)
     model.processor = processor
+    if processor.reader is not None:
+        take_over(model, processor.reader, whole, str(recipe.backbone.model))
     return model, processor
 
 
-def declare_inputs(recipe: Recipe, samples: Sequence[Sample]) -> dict[str, Any]:
-    """The config's `inputs`: the modality's options, completed by what a pretrained encoder wants, and what it learns from the data."""
+def declare_inputs(recipe: Recipe, samples: Sequence[Sample], read: Sequence[str] = ()) -> dict[str, Any]:
+    """The config's `inputs`: the modality's options, completed by what a pretrained encoder wants, and what it learns from the data.
+
+    Those in `read` go to the backbone as they are: its own processor brings them to size.
+    """
     inputs: dict[str, Any] = {}
     for name, spec in recipe.inputs.items():
         if spec.modality == "text":
@@ -92,10 +106,12 @@ def declare_inputs(recipe: Recipe, samples: Sequence[Sample]) -> dict[str, Any]:
             continue
         kind = components.find("modality", spec.modality)
         wanted = pretrained_preprocessing(recipe.encoder_for(name), spec.modality, f"encoders.{name}")
+        wanted |= {"size": "original"} if name in read else {}
         modality = kind(kind.Options(**{**{k: v for k, v in wanted.items() if k in kind.Options.model_fields}, **spec.options}))
         modality.fit([modality.raw(sample.parts, name) for sample in samples])
         options = modality.options.model_dump(mode="json")
         inputs[name] = {"modality": spec.modality, "options": options, "state": modality.state(), "place": len(inputs)}
+        inputs[name] |= {"read": True} if name in read else {}
     return inputs
 
 
@@ -131,7 +147,7 @@ def make_tasks(recipe: Recipe) -> dict[str, Any]:
     return {name: kind(name, kind.Options(**recipe.tasks[name].options), declared) for name, kind in kinds.items()}
 
 
-def check_tasks(recipe: Recipe, backbone: str, fusion: Any) -> None:
+def check_tasks(recipe: Recipe, backbone: str, fusion: Any, inside: Sequence[str] = ()) -> None:
     """RecipeError where a task asks of the backbone, or of the fusion, what that kind cannot do."""
     kind = components.find("backbone", backbone)
     for name, task in make_tasks(recipe).items():
@@ -144,7 +160,9 @@ def check_tasks(recipe: Recipe, backbone: str, fusion: Any) -> None:
                 f"tasks.{name}: a {backbone} backbone reads no text, such as '{task.texts[0]}'; take one that does (arch: bert), "
                 "or give the input an encoder"
             )
-        apart = [read for read in task.reads if recipe.inputs[read].modality != "text"]
+        if task.view == "towers" and (seen := [name for name in task.reads if name in inside]):
+            raise RecipeError(f"tasks.{name}: the backbone reads '{seen[0]}' itself, so it has no tower; give encoders.{seen[0]} a model")
+        apart = [read for read in task.reads if recipe.inputs[read].modality != "text" and read not in inside]
         if task.view == "fused" and apart and not fusion.reads_streams:
             raise RecipeError(
                 f"fusion.type: {recipe.fusion.type} never brings '{apart[0]}' to the backbone, and tasks.{name} reads it; "
@@ -201,7 +219,8 @@ def build_tokenizer(recipe: Recipe, placeholders: list[str], texts: Iterable[str
         tokenizer = from_checkpoint(AutoTokenizer, str(spec.tokenizer or spec.model), "backbone")
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
-        tokenizer.add_special_tokens({"additional_special_tokens": placeholders})
+        if placeholders:
+            tokenizer.add_special_tokens({"additional_special_tokens": placeholders})
         return tokenizer
     settings = spec.tokenizer if isinstance(spec.tokenizer, TokenizerSpec) else TokenizerSpec(type="bpe")
     kind_name = settings.type if kind.reads_text else "words"
@@ -273,7 +292,9 @@ def own_options(kind: Any, options: dict[str, Any]) -> dict[str, Any]:
 
 
 def whole_model(spec: BackboneSpec, config: PreTrainedConfig) -> Any:
-    """A pretrained encoder-decoder with its word head, whose conventions no config tells; None for any other backbone."""
+    """A pretrained encoder-decoder or vision-language model with its word head, whose conventions no config tells; else None."""
+    if spec.model and components.find("backbone", spec.kind or backbone_kind(config)).reads:
+        return word_model(AutoModelForImageTextToText, spec.model)
     return word_model(AutoModelForSeq2SeqLM, spec.model) if spec.model and config.is_encoder_decoder else None
 
 
@@ -352,16 +373,6 @@ def load_network(network: Any, where: str, part: str, whole: Any = None) -> None
             raise RecipeError(f"{part}.model {where}: weight '{key}' has NaN or Inf")
 
 
-def from_checkpoint(kind: Any, where: str, part: str, **settings: Any) -> Any:
-    """`kind.from_pretrained(where)`; why transformers cannot is told in one line."""
-    try:
-        with without_bars():
-            return kind.from_pretrained(where, **settings)
-    except (OSError, ValueError, ImportError, SafetensorError) as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise RecipeError(f"{part}.model {where}: {reason}") from None
-
-
 def embedding_names(network: Any) -> set[str]:
     """The keys of the word embeddings, the only weights that may have more rows than in the checkpoint; an encoder-decoder shares them."""
     if not hasattr(network, "get_input_embeddings"):
@@ -384,14 +395,3 @@ def copy_rows(target: torch.Tensor, source: torch.Tensor) -> None:
         target[: len(source)].copy_(source) if target.ndim else target.copy_(source)
         if target.ndim and len(target) > len(source):
             target[len(source) :] = source.mean(0)
-
-
-def refuse_missing(part: str, where: str, keys: Sequence[str], unexpected: Iterable[str]) -> None:
-    """RecipeError where there are `keys` that the checkpoint does not have; `unexpected` are those that it has instead."""
-    if keys:
-        near = did_you_mean(keys[0], unexpected)
-        raise RecipeError(f"{part}.model {where}: {len(keys)} weight(s) are not in the checkpoint, first '{keys[0]}'{near}")
-
-
-def refuse_shape(part: str, where: str, key: str, want: Sequence[int], have: Sequence[int]) -> None:
-    raise RecipeError(f"{part}.model {where}: weight '{key}' is {tuple(have)} in the checkpoint and {tuple(want)} in the model")

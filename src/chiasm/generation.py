@@ -70,6 +70,24 @@ class Generation(GenerationMixin):
             return WholeEncoder(self.model)
         return super().get_encoder(modality)
 
+    def _prepare_position_ids_for_generation(self: Any, inputs_tensor: Tensor, model_kwargs: dict[str, Any]) -> Tensor:
+        """A vision-language model's own positions, with a first axis that counts tokens where they have several."""
+        counted = super()._prepare_position_ids_for_generation(inputs_tensor, model_kwargs)
+        backbone = self.model.backbone
+        if not backbone.reads or not backbone.has_axes:
+            return counted
+        mask = model_kwargs.get("attention_mask")
+        mask = torch.ones_like(inputs_tensor) if mask is None else mask
+        media = {key: value for key, value in model_kwargs.items() if key in backbone.arguments}
+        return torch.cat([counted[None], backbone.positions(inputs_tensor, mask.bool(), media)])
+
+    def prepare_inputs_for_generation(self: Any, input_ids: Tensor, *args: Any, is_first_iteration: bool = False, **kwargs: Any) -> Any:
+        """What a vision-language model reads beside text is read with the prompt, and cached with it."""
+        given = super().prepare_inputs_for_generation(input_ids, *args, is_first_iteration=is_first_iteration, **kwargs)
+        if is_first_iteration or not kwargs.get("use_cache", True):
+            return given
+        return {key: value for key, value in given.items() if key not in self.model.backbone.arguments}
+
     def _validate_model_kwargs(self: Any, model_kwargs: dict[str, Any]) -> None:
         known = FORWARD_ARGUMENTS.union(DECODING) if self.config.is_encoder_decoder else FORWARD_ARGUMENTS
         self.model.pool_of({k: v for k, v in model_kwargs.items() if k not in known})
@@ -105,6 +123,8 @@ class Generation(GenerationMixin):
     ) -> tuple[Any, dict[str, Any]]:
         """Beams share their row's picture: only the rows' index is repeated."""
         streams = model_kwargs.pop("streams", None)
+        if expand_size > 1 and (read := self.model.backbone.arguments.intersection(model_kwargs)):
+            raise ValueError(f"num_beams: {min(read)} cannot be shared by beams of a vision-language backbone; leave num_beams out")
         ids, model_kwargs = super()._expand_inputs_for_generation(expand_size, is_encoder_decoder, input_ids, **model_kwargs)
         if streams is not None:
             rows = {

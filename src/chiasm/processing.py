@@ -16,8 +16,11 @@ from transformers import BatchFeature, ProcessorMixin
 
 from chiasm import components
 from chiasm.components import did_you_mean
-from chiasm.config import in_order
+from chiasm.config import in_order, is_read
+from chiasm.reading import Reader
 from chiasm.types import BadInput, Sample
+
+SETTINGS = ("return_tensors", "padding", "padding_side", "text_kwargs", "images_kwargs", "audio_kwargs", "common_kwargs")
 
 
 def build_modalities(inputs: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -39,7 +42,8 @@ class ChiasmProcessor(ProcessorMixin):
     inputs: name -> {modality, options, state}; placeholder_counts: how many sequence places one item of an input takes, for those inputs
     whose tokens enter the sequence; layout: {first: whether placeholders stand in front, start: ids, close: ids,
     side: of the padding, absent: how many placeholders an absent input has,
-    target: {before: id, start: ids, close: ids} where what is written is a text of its own}.
+    target: {before: id, start: ids, close: ids} where what is written is a text of its own}; reading: what the own processor of a
+    vision-language backbone is rebuilt from.
     """
 
     def __init__(
@@ -48,6 +52,7 @@ class ChiasmProcessor(ProcessorMixin):
         inputs: dict[str, Any] | None = None,
         placeholder_counts: dict[str, int] | None = None,
         layout: dict[str, Any] | None = None,
+        reading: dict[str, Any] | None = None,
         chat_template: str | None = None,
     ):
         self.inputs = in_order(inputs or {})
@@ -55,6 +60,9 @@ class ChiasmProcessor(ProcessorMixin):
         self.placeholder_counts = {name: counts[name] for name in self.inputs if name in counts}
         self.layout = layout or {"first": True, "start": [], "close": [], "side": "left"}
         self.modalities = build_modalities(self.inputs)
+        self.reading = reading
+        self.reader = None if reading is None else Reader(reading, tokenizer)
+        self.reads = tuple(name for name, spec in self.inputs.items() if is_read(spec))
         super().__init__(tokenizer, chat_template=chat_template)
         if tokenizer is not None:
             tokenizer.padding_side = self.layout["side"]
@@ -129,11 +137,8 @@ class ChiasmProcessor(ProcessorMixin):
         for value, modality in ((images, "image"), (audio, "audio"), (videos, "video")):
             if value is not None:
                 given[self._first(modality)] = value
-        settings = {
-            k: named.pop(k)
-            for k in ("return_tensors", "padding", "padding_side", "text_kwargs", "images_kwargs", "audio_kwargs", "common_kwargs")
-            if k in named
-        }
+        own = ("add_special_tokens",) if self.reader is not None else ()
+        settings = {k: named.pop(k) for k in (*SETTINGS, *own) if k in named}
         for name in named:
             raise TypeError(f"processor got an unknown input '{name}'{did_you_mean(name, [*self.modalities, 'text', 'images', 'audio'])}")
         given = {name: list(value) if isinstance(value, list | tuple) else [value] for name, value in given.items()}
@@ -144,7 +149,11 @@ class ChiasmProcessor(ProcessorMixin):
                 raise ValueError(
                     f"{name}: {len(values)} item(s) for {len(texts)} text(s); give one per text, or a list of lists for several"
                 )
-            data |= self._media(name, values)
+            if name not in self.reads:
+                data |= self._media(name, values)
+        if self.reader is not None:
+            pictures = next((given[name] for name in self.reads if name in given), None)
+            return BatchFeature(data | self.reader.processed(texts, pictures, **settings))
         rows = [self._row(row, t, given) for row, t in enumerate(texts)]
         side = {**settings, **settings.get("text_kwargs", {})}.get("padding_side", self.tokenizer.padding_side)
         longest, left = max(map(len, rows)), side == "left"
@@ -207,8 +216,10 @@ class ChiasmProcessor(ProcessorMixin):
 
     @property
     def model_input_names(self) -> list[str]:
-        tensors = [argument(self.inputs, name, key) for name, modality in self.modalities.items() for key in modality.tensors]
-        return ["input_ids", "attention_mask", *tensors, *(f"{name}_index" for name in self.modalities)]
+        streams = {name: modality for name, modality in self.modalities.items() if name not in self.reads}
+        tensors = [argument(self.inputs, name, key) for name, modality in streams.items() for key in modality.tensors]
+        own = [] if self.reader is None else self.reader.processor.model_input_names
+        return list(dict.fromkeys(["input_ids", "attention_mask", *own, *tensors, *(f"{name}_index" for name in streams)]))
 
 
 def placeholder(name: str) -> str:
@@ -219,4 +230,5 @@ def placeholder(name: str) -> str:
 def argument(inputs: Mapping[str, Mapping[str, Any]], name: str, tensor: str) -> str:
     """The model's argument for one tensor of an input: `pixel_values` for the first image, `NAME_pixel_values` for further ones."""
     same = [other for other, spec in inputs.items() if spec["modality"] == inputs[name]["modality"]]
-    return tensor if same[0] == name else f"{name}_{tensor}"
+    plain = same[0] == name and not any(is_read(inputs[other]) for other in same)  # the backbone's own pictures have that name
+    return tensor if plain else f"{name}_{tensor}"

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError,
 from chiasm.recipe_errors import RecipeProblems, explain
 from chiasm.recipe_override import apply_overrides
 from chiasm.recipe_paths import anchor, find_recipe
-from chiasm.recipe_streams import with_text_streams
+from chiasm.recipe_streams import fuses_nothing, with_text_streams
 from chiasm.recipe_yaml import Document, dump, parse_document, read_document
 from chiasm.types import RecipeError
 
@@ -155,7 +155,7 @@ class FusionSpec(OpenSpec):
 
     shorthand: ClassVar[str] = "type"
     type: str = "early"
-    """early, gated_cross_attention, late, or another one: `chiasm recipes fusions` lists them all."""
+    """early, gated_cross_attention, late, or another one: `chiasm recipes fusions` lists them all. none where the backbone reads all."""
 
 
 class TaskSpec(OpenSpec):
@@ -352,6 +352,8 @@ class Recipe(Spec):
             encoders = data.get("encoders") or {}
             if isinstance(encoders, Mapping):
                 data["inputs"], data["encoders"] = with_text_streams(data["inputs"], encoders)
+                if data.get("fusion") is None and fuses_nothing(data["inputs"], data["encoders"]):
+                    data["fusion"] = "none"
         return data
 
     @property

@@ -74,6 +74,10 @@ class Task:
         """Text of its own that a fresh tokenizer must know."""
         return []
 
+    def order(self, names: Sequence[str]) -> list[str]:
+        """`names` of inputs in the order in which this task's prompt shows them."""
+        return list(names)
+
     @property
     def metrics(self) -> tuple[str, ...]:
         """Metric names; the first one is the task's primary."""
@@ -152,8 +156,13 @@ class PromptedTask(Task):
     def words(self) -> list[str]:
         return self.prompt.literals
 
+    def order(self, names: Sequence[str]) -> list[str]:
+        return self.prompt.order(names)
+
     def prompts(self, samples: Sequence[Sample], processor: Any) -> list[list[int]]:
-        """Token ids of each row's prompt, begun as the tokenizer begins a text."""
+        """Token ids of each row's prompt, begun as the tokenizer begins a text; a backbone that reads pictures has a form of its own."""
+        if processor.reader is not None:
+            return processor.reader.prompts(self.prompt, samples)
         return [[*processor.start_ids, *row, *processor.close_ids] for row in self.prompt.ids(samples, processor)]
 
 
@@ -179,6 +188,10 @@ class Template:
     @property
     def fields(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(piece for piece, is_field in self.pieces if is_field))
+
+    def order(self, names: Sequence[str]) -> list[str]:
+        """`names` of inputs in the order in which a prompt shows them: those without a place of their own in front."""
+        return [*(name for name in names if name not in self.fields), *(field for field in self.fields if field in names)]
 
     @property
     def literals(self) -> list[str]:

@@ -52,6 +52,8 @@ class Generate(PromptedTask):
         apart = processor.target_edges
         before, start, close = apart or ([], [], [processor.end_id])
         lead = " " if self.prompt.pieces and not apart else ""
+        if processor.reader is not None:
+            lead, close = processor.reader.answer_edges
         encoded = processor.encode([lead + (text or "") for text in texts], user=True, target=apart is not None)
         answers = [[*start, *ids, *close] for ids in encoded]
         read = [before] * len(prompts) if apart else prompts
