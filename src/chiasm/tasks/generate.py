@@ -92,6 +92,12 @@ class Generate(PromptedTask):
         return model.text_logits(fused, chosen)
 
     @torch.no_grad()
+    def written(self, model: Any, batch: Batch, streams: Streams) -> Tensor:
+        inputs = prompts_alone(batch, model.config.pad_token_id)
+        settings = {"max_new_tokens": 1, "do_sample": False, "return_dict_in_generate": True, "output_logits": True}
+        return model.generate(**inputs, streams=streams, **settings).logits[0]
+
+    @torch.no_grad()
     def predict(self, model: Any, batch: Batch, streams: Streams) -> list[Prediction]:
         inputs = prompts_alone(batch, model.config.pad_token_id)
         written = 1 if model.config.is_encoder_decoder else inputs["input_ids"].shape[1]  # tokens that `generate` gives back first
