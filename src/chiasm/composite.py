@@ -25,7 +25,7 @@ from transformers.utils import TransformersKwargs
 from chiasm import components
 from chiasm.adapters import add_adapters
 from chiasm.components import did_you_mean
-from chiasm.config import ChiasmConfig
+from chiasm.config import ChiasmConfig, is_read
 from chiasm.connectors.base import read_prompt
 from chiasm.decoding import DECODING, DecodingPass
 from chiasm.fusion.base import BackboneShape, StreamShape, shown, visible_at
@@ -151,7 +151,12 @@ class ChiasmModel(DecodingPass, ChiasmPreTrainedModel):
         return tokens
 
     def get_image_features(self, pixel_values: Tensor, **kwargs: Any) -> ModelOutput:
-        """Tokens of the first image input, one tensor [L, W] per picture in `pooler_output` (transformers' convention)."""
+        """Tokens of the first image input, one tensor [L, W] per picture in `pooler_output` (transformers' convention).
+
+        Those of a vision-language backbone that reads pictures itself are its own.
+        """
+        if any(spec["modality"] == "image" and is_read(spec) for spec in self.config.inputs.values()):
+            return self.language_model.get_image_features(pixel_values, **kwargs)
         return self._features("image", pixel_values=pixel_values, **kwargs)
 
     def get_audio_features(self, input_values: Tensor, input_values_mask: Tensor | None = None, **kwargs: Any) -> ModelOutput:
@@ -160,7 +165,7 @@ class ChiasmModel(DecodingPass, ChiasmPreTrainedModel):
         return self._features("audio", input_values=input_values, input_values_mask=heard)
 
     def _features(self, modality: str, **tensors: Any) -> ModelOutput:
-        name = next((n for n, spec in self.config.inputs.items() if spec["modality"] == modality), None)
+        name = next((n for n, spec in self.config.inputs.items() if spec["modality"] == modality and n in self.encoders), None)
         if name is None:
             raise TypeError(f"this model reads no {modality}; its inputs are: {', '.join(self.config.inputs)}")
         if self.connectors[name].reads_text:

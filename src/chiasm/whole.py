@@ -56,7 +56,8 @@ def take_over(model: Any, reader: Reader, whole: Any, where: str) -> None:
     ids = torch.tensor([reader.tokenizer("what is in the picture", add_special_tokens=False)["input_ids"]])
     trains = model.training
     expected = whole.float()(input_ids=ids).logits
-    found = model.eval()(input_ids=ids).logits[..., : expected.shape[-1]]
+    alone = model.eval().model.backbone.read(ids, torch.ones_like(ids, dtype=torch.bool))  # past any fusion
+    found = model.word_logits(alone.values)[..., : expected.shape[-1]]
     model.train(trains)
     if not torch.allclose(found, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max())):
         raise RecipeError(f"backbone.model {where}: {whole.config.model_type} turns its output into words in a way of its own")

@@ -89,8 +89,9 @@ def test_transformers_loads_it_without_the_original_checkpoint(run: chiasm.Run, 
         with torch.no_grad():
             assert torch.equal(model(**inputs).logits, run.model(**inputs).logits)
             written = model.generate(**inputs, max_new_tokens=4, do_sample=False)[:, inputs["input_ids"].shape[1] :]
-        assert chiasm.load(run.folder).answer(image=data / "test0.png", question="what colour is the square ?") == (
-            processor.decode_texts(written)[0]
+        assert (
+            chiasm.load(run.folder).answer(image=data / "test0.png", question="what colour is the square ?")
+            == (processor.decode_texts(written)[0])
         )
     finally:
         kept.rename(checkpoint("idefics3"))

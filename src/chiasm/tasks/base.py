@@ -126,7 +126,7 @@ class Task:
         raise NotImplementedError
 
     def written(self, model: Any, batch: Batch, streams: Streams) -> Tensor:
-        """Of a task that writes: [R, V] the logits of the first token that transformers' `generate` chooses, another way than the loss's."""
+        """Of a task that writes: [R, V] logits of the first token that `generate` chooses, which goes another way than the loss."""
         raise NotImplementedError
 
 
