@@ -22,6 +22,7 @@ from torch import Tensor
 from transformers import AutoImageProcessor, ProcessorMixin
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
 
+from chiasm.components import did_you_mean
 from chiasm.tasks.base import as_text
 from chiasm.types import RecipeError, Sample, Shown
 
@@ -41,18 +42,25 @@ class _Partial:
         return None if argument is None else super().check_argument_for_proper_class(name, argument)
 
 
-def read_spec(where: str, model_type: str, tokenizer: Any, *, chat: bool | None) -> dict[str, Any]:
-    """What `Reader` is built from, as plain data, of the checkpoint `where`; raises what transformers raises."""
+def read_spec(where: str, model_type: str, tokenizer: Any, *, chat: bool | None, pictures: Mapping[str, Any]) -> dict[str, Any]:
+    """What `Reader` is built from, as plain data, of the checkpoint `where`; raises what transformers raises.
+
+    `pictures`: settings of its image processor that are to be others than the checkpoint's.
+    """
     given, _ = ProcessorMixin.get_processor_dict(where)
     template = given.pop("chat_template", None) or tokenizer.chat_template
     if chat and not isinstance(template, str):
         raise RecipeError(f"backbone.chat: {where} has no chat template; write chat: false, and the whole prompt in the task")
-    pictures = AutoImageProcessor.from_pretrained(where, use_fast=False)
+    opened = AutoImageProcessor.from_pretrained(where, use_fast=False)
+    for key in pictures:
+        if key not in (known := opened.to_dict()):
+            raise RecipeError(f"backbone.pictures.{key}: {type(opened).__name__} has no such setting{did_you_mean(key, known)}")
+    opened = type(opened).from_dict({**opened.to_dict(), **pictures})
     spec = {
         "class": given.pop("processor_class", None) or PROCESSOR_MAPPING_NAMES.get(model_type),
         "settings": given,
-        "image_class": type(pictures).__name__,
-        "image_processor": json.loads(pictures.to_json_string()),
+        "image_class": type(opened).__name__,
+        "image_processor": json.loads(opened.to_json_string()),
         "template": template if isinstance(template, str) else None,
         "chat": isinstance(template, str) if chat is None else chat,
     }
@@ -92,7 +100,10 @@ class Reader:
             return {}, [()] * len(rows)
         own = self.processor
         settings = own._merge_kwargs(
-            tokenizer_init_kwargs=self.tokenizer.init_kwargs, return_tensors="pt", images_kwargs={"input_data_format": "channels_last"}
+            own.valid_processor_kwargs,
+            tokenizer_init_kwargs=self.tokenizer.init_kwargs,
+            return_tensors="pt",
+            images_kwargs={"input_data_format": "channels_last"},
         )
         data, texts = own._process_images([list(row) for row in rows], **settings["images_kwargs"])
         tensors = {key: value for key, value in data.items() if isinstance(value, Tensor) and key not in own.unused_input_names}

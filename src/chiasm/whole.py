@@ -36,7 +36,8 @@ def read_checkpoint(recipe: Recipe, config: PreTrainedConfig, tokenizer: Any) ->
     if not spec.model:
         raise RecipeError(f"backbone.arch: {config.model_type} reads pictures by a processor that only a checkpoint has; write model: NAME")
     try:
-        return read_spec(spec.model, config.model_type, tokenizer, chat=spec.options.get("chat"))
+        chat, pictures = spec.options.get("chat"), spec.options.get("pictures", {})
+        return read_spec(spec.model, config.model_type, tokenizer, chat=chat, pictures=pictures)
     except (OSError, TypeError, ValueError, ImportError) as error:
         if isinstance(error, RecipeError):
             raise

@@ -168,6 +168,17 @@ def test_its_parts_train_as_the_recipe_says(backbone: dict[str, Any], trains: di
     assert sum(row.parameters for row in rows.values()) == sum(p.numel() for p in model.parameters())
 
 
+def test_its_image_processor_can_be_told_otherwise(checkpoint):
+    many, one = (
+        inputs_of(build(recipe(checkpoint("idefics3"), pictures={"do_image_splitting": split}), []), row("what ?", {"image": [1]}))
+        for split in (True, False)
+    )
+    assert many["pixel_values"].shape[1] == 5 and one["pixel_values"].shape[1] == 1
+    assert many["input_ids"].shape[1] > one["input_ids"].shape[1]
+    with pytest.raises(RecipeError, match=r"backbone\.pictures\.do_image_spliting: .*did you mean 'do_image_splitting'"):
+        build(recipe(checkpoint("idefics3"), pictures={"do_image_spliting": False}), [])
+
+
 def test_the_fusion_is_none_where_the_backbone_reads_all(checkpoint):
     assert recipe(checkpoint("llava")).fusion.type == "none"
     assert load_recipe({**recipe(checkpoint("llava")).model_dump(), "fusion": {"type": "late"}}).fusion.type == "late"

@@ -153,7 +153,7 @@ def save(name: str, folder: Path) -> Path:
     model = transformers.AutoModelForImageTextToText.from_config(config)
     with torch.no_grad():
         for parameter in model.parameters():
-            if parameter.ndim == 1:
+            if parameter.ndim == 1 or not parameter.any():  # Gemma 3's projector starts with 0, so that it would see nothing
                 parameter.add_(0.5 * torch.randn_like(parameter))
     if name == "qwen2_5_vl":
         pictures, words, kind, template = processor

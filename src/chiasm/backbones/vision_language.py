@@ -41,6 +41,8 @@ class VisionLanguage(Backbone):
         chat: bool | None = None
         """Whether a prompt is a user's turn in its own chat template, and the target the answer. false: the prompt as it is written, with
         each picture in place of {image} or in front. true where the model has a template, if not given."""
+        pictures: dict[str, Any] = {}
+        """Settings of its image processor to change, e.g. {do_image_splitting: false}: how many tokens a picture takes is decided there."""
         vision: Literal["none", "all"] = "none"
         """The most of its vision tower and projector that may train; `train` is about its language model."""
 
