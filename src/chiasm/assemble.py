@@ -23,7 +23,7 @@ from transformers import (
 from chiasm import components
 from chiasm.components import did_you_mean
 from chiasm.config import ChiasmConfig
-from chiasm.framing import decoding_tokens, text_layout, tie_special_tokens
+from chiasm.framing import decoding_tokens, full_precision, text_layout, tie_special_tokens
 from chiasm.fusion.hybrid import parse as parse_fusion
 from chiasm.loading import WEIGHTS, from_checkpoint, refuse_missing, refuse_shape
 from chiasm.media.tokenizer import learn_tokenizer
@@ -186,7 +186,7 @@ def declare_tasks(recipe: Recipe, samples: Sequence[Sample]) -> dict[str, Any]:
 def backbone_config(spec: BackboneSpec) -> tuple[str, PreTrainedConfig]:
     """(kind, transformers config) of the backbone; no model and no arch means latents."""
     if spec.model:
-        config = from_checkpoint(AutoConfig, spec.model, "backbone")
+        config = full_precision(from_checkpoint(AutoConfig, spec.model, "backbone"))
     else:
         kinds = [components.find("backbone", name) for name in {*components.names("backbone"), *filter(None, [spec.kind])}]
         own = {key for kind in kinds for key in kind.Options.model_fields}
@@ -260,7 +260,7 @@ def lora_entry(train: Any) -> dict[str, Any]:
 def encoder_config(spec: EncoderSpec, kind: Any, modality: Any = None) -> PreTrainedConfig:
     """The transformers config of an encoder; a fresh one takes the input's picture size, or its tokenizer's vocabulary."""
     if spec.model:
-        return from_checkpoint(AutoConfig, spec.model, "encoders")
+        return full_precision(from_checkpoint(AutoConfig, spec.model, "encoders"))
     assert spec.arch is not None
     given = {k: v for k, v in spec.options.items() if k not in kind.Options.model_fields}
     if (entries := getattr(modality, "vocab_size", None)) is not None:

@@ -11,7 +11,7 @@ import pytest
 import soundfile
 import torch
 from PIL import Image
-from tiny_vlms import MAKERS, picture
+from tiny_vlms import NAMES, picture
 
 import chiasm
 from chiasm.assemble import build
@@ -22,7 +22,7 @@ from chiasm.types import Opened, RecipeError, Sample, Sound
 
 AUDIO = {"arch": "resnet", "embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic", "mels": 8, "tokens": 3}
 GATED = {"type": "gated_cross_attention", "feed_forward": 1}
-BOTH = [(name, "gated_cross_attention") for name in MAKERS] + [("idefics3", name) for name in ("cross_attention", "late", "co_attention")]
+BOTH = [(name, "gated_cross_attention") for name in NAMES] + [("idefics3", name) for name in ("cross_attention", "late", "co_attention")]
 
 
 def recipe(folder: Path, fusion: Any, **changes: Any) -> dict[str, Any]:
@@ -60,7 +60,7 @@ def answers(model: Any, processor: Any, rows: list[Opened]) -> tuple[torch.Tenso
     return logits, written
 
 
-@pytest.mark.parametrize("name", MAKERS)
+@pytest.mark.parametrize("name", NAMES)
 def test_with_closed_gates_it_is_the_bare_model_to_the_bit(name: str, checkpoint):
     bare = {**recipe(checkpoint(name), "none"), "inputs": {"image": "image", "question": "text"}, "encoders": {}}
     rows = opened()
@@ -134,3 +134,29 @@ def test_it_learns_to_hear(checkpoint, data: Path, tmp_path: Path):
 def test_early_fusion_is_refused(checkpoint):
     with pytest.raises(RecipeError, match=r"fusion\.type: early puts 'audio' into the sequence.*gated_cross_attention"):
         build(load_recipe(recipe(checkpoint("llava"), "early")), [])
+
+
+def test_a_table_votes_beside_the_model(checkpoint):
+    """Late fusion on a head: the table's vector is joined to the model's last token."""
+    samples = [Sample(str(i), {"question": "which ?", "age": i, "answer": ["a", "b"][i % 2]}) for i in range(6)]
+    spec = recipe(
+        checkpoint("gemma3"),
+        "late",
+        inputs={"image": "image", "patient": {"modality": "table", "numbers": ["age"]}, "question": "text"},
+        encoders={},
+        tasks={"answer": {"type": "classify", "prompt": "{question}", "target": "answer", "dropout": 0.0}},
+    )
+    model, processor = build(load_recipe(spec), samples)
+    table = processor.modalities["patient"]
+    rows = []
+    for age in (1.0, 1.0, 4.0):
+        values = {"image": picture(0), "patient": table.open({"age": age})[0]}
+        rows.append(
+            Opened(Sample(str(len(rows)), {**samples[0].parts, "image": b"", "age": age}), values, {"image": "i", "patient": str(age)})
+        )
+    step = Collator(list(model.tasks.values()), processor)(rows)
+    [batch] = step.batches
+    with torch.no_grad():
+        outputs = model.tasks["answer"].outputs(model.eval(), batch, model.encode(step.pool))
+    torch.testing.assert_close(outputs[0], outputs[1])
+    assert not torch.allclose(outputs[0], outputs[2])

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from tiny_vlms import MAKERS, picture
+from tiny_vlms import NAMES, picture
 from transformers import AutoModelForMultimodalLM, AutoProcessor
 
 from chiasm.assemble import build
@@ -59,7 +59,7 @@ def test_the_target_is_the_answer_of_the_chat_template(checkpoint):
         "gemma3": "<bos><start_of_turn>user\nwhat ?<end_of_turn>\n<start_of_turn>model\nred<end_of_turn>",
         "qwen2_5_vl": "<|im_start|>user\nwhat ?<|im_end|>\n<|im_start|>assistant\nred<|im_end|>",
     }
-    for name in MAKERS:
+    for name in NAMES:
         built = build(recipe(checkpoint(name)), [])
         assert words(built, row("what ?")) == said[name]
         inputs = inputs_of(built, row("what ?"))
@@ -68,7 +68,7 @@ def test_the_target_is_the_answer_of_the_chat_template(checkpoint):
         assert labels[-1] in built[0].generation_config.eos_token_id
 
 
-@pytest.mark.parametrize("name", MAKERS)
+@pytest.mark.parametrize("name", NAMES)
 def test_a_users_text_is_never_a_special_token(name: str, checkpoint):
     built = build(recipe(checkpoint(name)), [])
     reader = built[1].reader
@@ -128,7 +128,7 @@ def test_a_head_reads_the_last_token(task: str, checkpoint):
     assert len(model.tasks["answer"].predict(model, batch, {})) == 4
 
 
-@pytest.mark.parametrize("name", MAKERS)
+@pytest.mark.parametrize("name", NAMES)
 def test_saved_and_loaded_it_is_the_same(name: str, checkpoint, tmp_path: Path):
     model, processor = build(recipe(checkpoint(name)), [])
     model.save_pretrained(tmp_path)
@@ -226,6 +226,14 @@ def test_a_processor_that_works_otherwise_is_refused(method: str, reason: str, c
     monkeypatch.setattr(transformers.LlavaProcessor, method, other)
     with pytest.raises(RecipeError, match=rf"backbone\.model .*{reason}"):
         build(recipe(checkpoint("llava")), [])
+
+
+def test_what_its_processor_wants_installed_is_said(checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for file in checkpoint("idefics3").iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes().replace(b"Idefics3Processor", b"SmolVLMProcessor"))
+    monkeypatch.setattr("transformers.models.smolvlm.processing_smolvlm.num2words", None)
+    with pytest.raises(RecipeError, match=r"backbone\.model .*pip install num2words"):
+        build(recipe(tmp_path), [])
 
 
 def test_beams_are_refused(checkpoint):

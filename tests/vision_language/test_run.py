@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny_vlms import MAKERS
+from tiny_vlms import NAMES
 from transformers import AutoModelForMultimodalLM, AutoProcessor, Idefics3Model
 
 import chiasm
@@ -20,7 +20,7 @@ from chiasm.training.feature_cache import cacheable_inputs
 from chiasm.types import ChiasmError
 
 COLOURS = {"red": (220, 20, 20), "green": (20, 200, 20), "blue": (20, 20, 220)}
-others_slow = [pytest.param(name, marks=[] if name == "idefics3" else pytest.mark.slow) for name in MAKERS]
+others_slow = [pytest.param(name, marks=[] if name == "idefics3" else pytest.mark.slow) for name in NAMES]
 
 
 @pytest.fixture(scope="session")
@@ -149,3 +149,39 @@ def test_a_picture_that_is_lost_in_generation_is_an_error(checkpoint, data: Path
     monkeypatch.setattr(ChiasmForConditionalGeneration, "generate", forgetful)
     with pytest.raises(ChiasmError, match="input 'image' .*`generate` loses it"):
         chiasm.train(recipe(checkpoint("idefics3"), data), output=tmp_path / "lost", progress=False)
+
+
+def test_all_of_it_trains_where_the_recipe_says_so(checkpoint, data: Path, tmp_path: Path):
+    """LLaVA's projector reads the last layer but one, so that the last one of its tower is not reached, and not trained."""
+    before = AutoModelForMultimodalLM.from_pretrained(checkpoint("llava")).state_dict()
+    spec = recipe(
+        checkpoint("llava"),
+        data,
+        backbone={"model": str(checkpoint("llava")), "train": "all", "vision": "all"},
+        tasks={"answer": {"type": "classify", "prompt": "{question}", "target": "answer"}},
+        stages=[{"steps": 2, "batch_size": 8, "learning_rate": 1e-3}],
+    )
+    run = chiasm.train(spec, output=tmp_path / "all", progress=False)
+    after = {f"model.{name}": value for name, value in run.model.model.language_model.state_dict().items()}
+    changed = {name for name, value in after.items() if not torch.equal(value, before[name][: len(value)] if value.ndim else before[name])}
+    assert any("multi_modal_projector" in name for name in changed) and any(
+        "vision_tower" in name and "layers.0" in name for name in changed
+    )
+    assert any("language_model" in name for name in changed) and not any("vision_tower" in name and "layers.1" in name for name in changed)
+    assert run.answer(image=data / "test0.png", question="what colour is the square ?") in run.tasks["answer"].labels
+
+
+def test_check_says_what_would_train(checkpoint, data: Path, tmp_path: Path):
+    path = tmp_path / "vlm.yaml"
+    path.write_text(chiasm.load_recipe(recipe(checkpoint("idefics3"), data)).to_yaml(), encoding="utf-8")
+    found = chiasm.check(path)
+    assert not found.problems
+    assert any("backbone.vision: 0 of " in line for line in found.lines), found.lines
+    assert any(line.startswith("train: 25 rows; of 25 opened, 0 bad, 0 for no task") for line in found.lines)
+
+
+def test_balance_is_refused_for_what_the_backbone_reads(checkpoint, data: Path, tmp_path: Path):
+    tasks = {"answer": {"type": "classify", "prompt": "{question}", "target": "answer"}}
+    spec = recipe(checkpoint("idefics3"), data, tasks=tasks, train={"precision": "fp32", "device": "cpu", "balance": {}})
+    with pytest.raises(ChiasmError, match=r"train\.balance: the backbone reads image itself"):
+        chiasm.train(spec, output=tmp_path / "balance", progress=False)

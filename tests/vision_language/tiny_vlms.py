@@ -143,7 +143,29 @@ def qwen2_5_vl() -> tuple[Any, Any]:
     return config, (pictures, words, "Qwen2_5_VLProcessor", CHATML)  # the whole processor needs torchvision, for its videos
 
 
-MAKERS = {"llava": llava, "idefics3": idefics3, "gemma3": gemma3, "qwen2_5_vl": qwen2_5_vl}
+def qwen3_vl() -> tuple[Any, Any]:
+    """Its pictures also enter the language model's first layers."""
+    old, (pictures, words, _, template) = qwen2_5_vl()
+    config = transformers.Qwen3VLConfig(
+        text_config={**old.text_config.to_dict(), "model_type": "qwen3_vl_text", "head_dim": 8},
+        vision_config={
+            "depth": 2,
+            "hidden_size": 16,
+            "out_hidden_size": 32,
+            "intermediate_size": 24,
+            "num_heads": 2,
+            "patch_size": 4,
+            "deepstack_visual_indexes": [0, 1],
+            "num_position_embeddings": 64,
+            "initializer_range": 0.3,
+        },
+        **{key: getattr(old, key) for key in ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")},
+    )
+    return config, (pictures, words, "Qwen3VLProcessor", template)
+
+
+MAKERS = {"llava": llava, "idefics3": idefics3, "gemma3": gemma3, "qwen2_5_vl": qwen2_5_vl, "qwen3_vl": qwen3_vl}
+NAMES = tuple(MAKERS)[:4]  # that quick tests try
 
 
 def save(name: str, folder: Path) -> Path:
@@ -155,7 +177,7 @@ def save(name: str, folder: Path) -> Path:
         for parameter in model.parameters():
             if parameter.ndim == 1 or not parameter.any():  # Gemma 3's projector starts with 0, so that it would see nothing
                 parameter.add_(0.5 * torch.randn_like(parameter))
-    if name == "qwen2_5_vl":
+    if isinstance(processor, tuple):
         pictures, words, kind, template = processor
         words.save_pretrained(folder)
         pictures.save_pretrained(folder)
