@@ -15,6 +15,7 @@ from transformers import AutoModelForMultimodalLM, AutoProcessor
 
 from chiasm.assemble import build
 from chiasm.data.collate import Collator
+from chiasm.framing import full_precision
 from chiasm.recipe import load_recipe
 from chiasm.recipe_check import check_components
 from chiasm.training.stages import apply_stage
@@ -135,7 +136,8 @@ def test_saved_and_loaded_it_is_the_same(name: str, checkpoint, tmp_path: Path):
     processor.save_pretrained(tmp_path)
     assert (tmp_path / "chat_template.jinja").read_text() == processor.reader.spec["template"]
     again, its = AutoModelForMultimodalLM.from_pretrained(tmp_path).eval(), AutoProcessor.from_pretrained(tmp_path)
-    assert again.config.text_config.to_dict() == model.config.text_config.to_dict()
+    kept, own = (full_precision(copy.deepcopy(one.config.text_config)).to_dict() for one in (again, model))
+    assert kept == own
     assert again.generation_config.eos_token_id == model.generation_config.eos_token_id
     given = row("what ?", {"image": [1, 2]})
     mine, theirs = inputs_of((model, processor), given), inputs_of((again, its), given)

@@ -125,10 +125,6 @@ class Task:
         """[R, ...] what the influence check compares: logits or embeddings."""
         raise NotImplementedError
 
-    def written(self, model: Any, batch: Batch, streams: Streams) -> Tensor:
-        """Of a task that writes: [R, V] logits of the first token that `generate` chooses, which goes another way than the loss."""
-        raise NotImplementedError
-
 
 class PromptedTask(Task):
     """A task that reads a prompt and predicts one column, `target`. Its Options have `prompt`, `target` and `metrics`."""

@@ -93,6 +93,7 @@ class Generate(PromptedTask):
 
     @torch.no_grad()
     def written(self, model: Any, batch: Batch, streams: Streams) -> Tensor:
+        """[R, V] logits of the first token that `generate` chooses, which goes another way than the loss; for the influence check."""
         inputs = prompts_alone(batch, model.config.pad_token_id)
         settings = {"max_new_tokens": 1, "do_sample": False, "return_dict_in_generate": True, "output_logits": True}
         return model.generate(**inputs, streams=streams, **settings).logits[0]

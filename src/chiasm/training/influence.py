@@ -90,7 +90,8 @@ def _swaps(
                         f"input '{input}' does not reach the output of task '{batch.task}': another sample's {input} changes nothing; "
                         f"see that fusion.inputs and the encoder take it in, or remove it from `inputs`"
                     )
-                if getattr(task, "writes", False) and not _changes(model, task.written, *both):
+                written = getattr(task, "written", None)  # of a task that writes
+                if written is not None and not _changes(model, written, *both):
                     raise InfluenceError(
                         f"input '{input}' reaches the loss of task '{batch.task}' but not what it writes: `generate` loses it; "
                         f"see that the backbone takes it in when it generates, or remove it from `inputs`"
