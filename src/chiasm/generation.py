@@ -118,13 +118,22 @@ class Generation(GenerationMixin):
             model_kwargs["prompt_lengths"] = inputs_tensor.new_full((rows,), inputs_tensor.shape[1], dtype=torch.long)
         return model_kwargs
 
+    def _seen_once(self: Any, model_kwargs: dict[str, Any]) -> dict[str, Any]:
+        """A vision-language model's pictures, encoded before beams share them."""
+        if not hasattr(self, "_expand_multimodal_outputs"):
+            raise ValueError("num_beams: pictures that the backbone reads need transformers 5.23 or newer for it; leave num_beams out")
+        backbone = self.model.backbone
+        media = {key: value for key, value in model_kwargs.items() if key in backbone.arguments and value is not None}
+        rest = {key: value for key, value in model_kwargs.items() if key not in backbone.arguments}
+        return {**rest, "mm_encoder_outputs": {"image": backbone.see(media)}} if media else rest
+
     def _expand_inputs_for_generation(
         self: Any, expand_size: int = 1, is_encoder_decoder: bool = False, input_ids: Any = None, **model_kwargs: Any
     ) -> tuple[Any, dict[str, Any]]:
         """Beams share their row's picture: only the rows' index is repeated."""
         streams = model_kwargs.pop("streams", None)
-        if expand_size > 1 and (read := self.model.backbone.arguments.intersection(model_kwargs)):
-            raise ValueError(f"num_beams: {min(read)} cannot be shared by beams of a vision-language backbone; leave num_beams out")
+        if expand_size > 1 and self.model.backbone.arguments.intersection(model_kwargs):
+            model_kwargs = self._seen_once(model_kwargs)
         ids, model_kwargs = super()._expand_inputs_for_generation(expand_size, is_encoder_decoder, input_ids, **model_kwargs)
         if streams is not None:
             rows = {

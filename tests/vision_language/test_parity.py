@@ -128,6 +128,21 @@ def test_greedy_answers_are_those_of_transformers(name: str, checkpoint, built):
     assert answers == processor.decode_texts(ours)
 
 
+@every_model
+@torch.no_grad()
+def test_beams_share_their_pictures(name: str, checkpoint, built):
+    model, processor = built(name)
+    if not hasattr(model, "_expand_multimodal_outputs"):
+        pytest.skip("transformers before 5.23")
+    theirs, own = reference(checkpoint(name))
+    step = Collator(list(model.tasks.values()), processor)(opened())
+    prompts, settings = prompts_alone(step.batches[0], processor.pad_id), {"max_new_tokens": 5, "num_beams": 3, "do_sample": False}
+    ours = model.eval().generate(**prompts, streams={}, **settings)[:, prompts["input_ids"].shape[1] :]
+    wanted = asked(own, opened())
+    expected = theirs.generate(**wanted, **settings, eos_token_id=model.generation_config.eos_token_id)[:, wanted["input_ids"].shape[1] :]
+    assert ours.tolist() == expected.tolist()
+
+
 def test_one_that_is_stored_in_16_bits_is_kept_in_32(checkpoint, tmp_path: Path):
     """As nearly all on the Hub are; what trains needs the small differences."""
     for file in checkpoint("idefics3").iterdir():

@@ -236,10 +236,3 @@ def test_what_its_processor_wants_installed_is_said(checkpoint, tmp_path: Path, 
     monkeypatch.setattr("transformers.models.smolvlm.processing_smolvlm.num2words", None)
     with pytest.raises(RecipeError, match=r"backbone\.model .*pip install num2words"):
         build(recipe(tmp_path), [])
-
-
-def test_beams_are_refused(checkpoint):
-    model, processor = build(recipe(checkpoint("llava")), [])
-    given = {k: v for k, v in inputs_of((model, processor), row("what ?", {"image": [1]})).items() if k != "labels"}
-    with pytest.raises(ValueError, match="num_beams"):
-        model.generate(**given, num_beams=2, max_new_tokens=2)

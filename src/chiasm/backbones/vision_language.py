@@ -30,7 +30,7 @@ OF_TEXT = (
     "labels",
     "cache_position",
 )
-OF_OUTPUT = ("kwargs", "output_attentions", "output_hidden_states", "return_dict", "mm_encoder_outputs", "logits_to_keep")
+OF_OUTPUT = ("kwargs", "output_attentions", "output_hidden_states", "return_dict", "logits_to_keep")
 TOKEN_TYPES = ("mm_token_type_ids", "token_type_ids")  # Qwen-VL's name, Gemma 3's: which token is of a picture
 
 
@@ -101,6 +101,11 @@ class VisionLanguage(Backbone):
                 raise TypeError(f"position_ids: a {self.network.config.model_type} needs them to go on from past_key_values")
             position_ids = self.positions(input_ids, mask, kwargs)[..., -input_ids.shape[1] :]
         return self.network(input_ids=input_ids, attention_mask=mask.long(), position_ids=position_ids, **kwargs)
+
+    def see(self, media: Mapping[str, Any]) -> Any:
+        """Its pictures alone -> what its vision tower makes of them, as `run` takes it under `mm_encoder_outputs`."""
+        known = parameters_of(type(self.network).get_image_features)
+        return self.network.get_image_features(**{key: value for key, value in media.items() if key in known}, return_dict=True)
 
     @property
     def has_axes(self) -> bool:
