@@ -19,7 +19,7 @@ import numpy as np
 import torch
 import transformers
 from torch import Tensor
-from transformers import AutoImageProcessor, ProcessorMixin
+from transformers import AutoImageProcessor, BaseImageProcessor, ProcessorMixin
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
 
 from chiasm.components import did_you_mean
@@ -49,6 +49,7 @@ def read_spec(where: str, model_type: str, tokenizer: Any, *, chat: bool | None,
     """
     given, _ = ProcessorMixin.get_processor_dict(where)
     template = given.pop("chat_template", None) or tokenizer.chat_template
+    template = template.get("default") if isinstance(template, dict) else template
     if chat and not isinstance(template, str):
         raise RecipeError(f"backbone.chat: {where} has no chat template; write chat: false, and the whole prompt in the task")
     opened = AutoImageProcessor.from_pretrained(where, use_fast=False)
@@ -70,14 +71,22 @@ def read_spec(where: str, model_type: str, tokenizer: Any, *, chat: bool | None,
 
 def _processor(spec: Mapping[str, Any], tokenizer: Any) -> Any:
     """The processor of a spec, in which parts for what is not read here are None."""
-    kind = getattr(transformers, str(spec["class"]), None)
-    if kind is None or not {"image_processor", "tokenizer"} <= set(kind.get_attributes()):
+    kind = class_of(spec["class"], ProcessorMixin)
+    if not {"image_processor", "tokenizer"} <= set(kind.get_attributes()):
         raise TypeError(f"its processor ({spec['class']}) reads no pictures")
-    pictures = getattr(transformers, spec["image_class"]).from_dict(dict(spec["image_processor"]))
+    pictures = class_of(spec["image_class"], BaseImageProcessor).from_dict(dict(spec["image_processor"]))
     parts = {"image_processor": pictures, "tokenizer": tokenizer}
     partial = type(kind.__name__, (_Partial, kind), {"__init__": kind.__init__})
     settings = {k: v for k, v in spec["settings"].items() if k not in kind.get_attributes()}
     return partial.from_args_and_dict([parts.get(name) for name in kind.get_attributes()], {**settings, "chat_template": spec["template"]})
+
+
+def class_of(name: Any, base: type) -> Any:
+    """transformers' own class of that name; a saved name can call for nothing else."""
+    found = getattr(transformers, str(name), None)
+    if not (isinstance(found, type) and issubclass(found, base)):
+        raise TypeError(f"transformers has no {base.__name__} called '{name}'")
+    return found
 
 
 class Reader:

@@ -121,7 +121,7 @@ def test_it_learns_to_hear(checkpoint, data: Path, tmp_path: Path):
         GATED,
         data={"train": str(data / "train.jsonl"), "test": str(data / "test.jsonl")},
         stages=[{"steps": 40, "batch_size": 16, "learning_rate": 1e-2}],
-        train={"precision": "fp32", "device": "cpu"},
+        train={"precision": "fp32", "device": "cpu", "evaluate_every": 40},
     )
     run = chiasm.train(spec, output=tmp_path / "heard", progress=False)
     assert all(gate.abs().max() > 0 for gate in run.model.fusion.gates())

@@ -16,6 +16,7 @@ from transformers import AutoModelForMultimodalLM, AutoProcessor
 from chiasm.assemble import build
 from chiasm.data.collate import Collator
 from chiasm.framing import full_precision
+from chiasm.reading import Reader
 from chiasm.recipe import load_recipe
 from chiasm.recipe_check import check_components
 from chiasm.training.stages import apply_stage
@@ -236,3 +237,11 @@ def test_what_its_processor_wants_installed_is_said(checkpoint, tmp_path: Path, 
     monkeypatch.setattr("transformers.models.smolvlm.processing_smolvlm.num2words", None)
     with pytest.raises(RecipeError, match=r"backbone\.model .*pip install num2words"):
         build(recipe(tmp_path), [])
+
+
+def test_a_saved_name_can_only_call_for_a_processor(checkpoint):
+    """What a run's processor_config.json names is looked up, never imported."""
+    reader = build(recipe(checkpoint("llava")), [])[1].reader
+    for change in ({"class": "AutoModel"}, {"image_class": "AutoModel"}, {"class": "os.system"}):
+        with pytest.raises(TypeError, match="transformers has no"):
+            Reader({**reader.spec, **change}, reader.tokenizer)
