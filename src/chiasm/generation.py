@@ -121,7 +121,7 @@ class Generation(GenerationMixin):
     def _seen_once(self: Any, model_kwargs: dict[str, Any]) -> dict[str, Any]:
         """A vision-language model's pictures, encoded before beams share them."""
         if not hasattr(self, "_expand_multimodal_outputs"):
-            raise ValueError("num_beams: pictures that the backbone reads need transformers 5.23 or newer for it; leave num_beams out")
+            raise ValueError("num_beams: pictures that the backbone reads need transformers 5.19 or newer for it; leave num_beams out")
         backbone = self.model.backbone
         media = {key: value for key, value in model_kwargs.items() if key in backbone.arguments and value is not None}
         rest = {key: value for key, value in model_kwargs.items() if key not in backbone.arguments}
