@@ -13,6 +13,7 @@ from transformers import (
     AutoFeatureExtractor,
     AutoModel,
     AutoModelForCausalLM,
+    AutoModelForImageTextToText,
     AutoModelForSeq2SeqLM,
     AutoTokenizer,
     PreTrainedConfig,
@@ -23,7 +24,7 @@ from chiasm.backbones.mask_head import take_mask_heads
 from chiasm.chat_template import chat_template
 from chiasm.components import did_you_mean
 from chiasm.config import ChiasmConfig
-from chiasm.framing import decoding_tokens, text_layout, tie_special_tokens
+from chiasm.framing import decoding_tokens, full_precision, text_layout, tie_special_tokens
 from chiasm.fusion.hybrid import parse as parse_fusion
 from chiasm.loading import (
     WEIGHTS,
@@ -45,6 +46,7 @@ from chiasm.recipe_check import backbone_kind
 from chiasm.recipe_errors import RecipeProblems, explain
 from chiasm.tasks.listed import check_tasks, declare_tasks
 from chiasm.types import RecipeError, Sample
+from chiasm.whole import inputs_read, keep_sequence, read_checkpoint, take_over
 
 ADDED = re.compile(r"crossattention|cross_attn")  # weights of ours that no checkpoint has
 LATENT_DEFAULT = {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 256}
@@ -56,16 +58,20 @@ def build(recipe: Recipe, samples: Sequence[Sample], texts: Iterable[str] = ()) 
     `samples` are raw training rows from which tables, labels and scales are learned; `texts` train a fresh tokenizer.
     """
     torch.manual_seed(recipe.train.seed)
-    inputs = declare_inputs(recipe, samples)
-    streams = [name for name, spec in inputs.items() if spec["modality"] != "text"]
     kind_name, text_config = backbone_config(recipe.backbone)
     kind = components.find("backbone", kind_name)
+    read = inputs_read(recipe, kind)
+    inputs = declare_inputs(recipe, samples, read)
+    streams = [name for name, spec in inputs.items() if spec["modality"] != "text" and name not in read]
+    modalities = build_modalities(inputs)
+    encoders = {name: encoder_entry(recipe, name, modalities[name]) for name in streams}
     options = backbone_options(recipe, kind, text_config)
     fusion = {"type": recipe.fusion.type, **recipe.fusion.options}
     fusion_kind, fusion_options = parse_fusion(fusion)
-    check_tasks(recipe, kind_name, fusion_kind)
+    check_tasks(recipe, kind_name, fusion_kind, read)
     scattered = fusion_kind.scatters(fusion_options, streams)
     marked = fusion_kind.marks(fusion_options, streams)
+    keep_sequence(recipe, kind, scattered, marked)
     tokenizer = build_tokenizer(recipe, [placeholder(name) for name in (*scattered, *marked)], texts, kind)
     whole = whole_model(recipe.backbone, text_config)
     starts = decoding_tokens(text_config, tokenizer, recipe.backbone, whole) if kind.has_encoder else {}
@@ -73,8 +79,7 @@ def build(recipe: Recipe, samples: Sequence[Sample], texts: Iterable[str] = ()) 
     tie_special_tokens(text_config, tokenizer, resize=not sized)
     if kind.causal and fusion_kind.needs_cross_attention(fusion_options):
         text_config.add_cross_attention = True
-    modalities = build_modalities(inputs)
-    encoders = {name: encoder_entry(recipe, name, modalities[name]) for name in streams}
+    reading = read_checkpoint(recipe, text_config, tokenizer) if kind.reads else None
     config = ChiasmConfig(
         text_config=text_config.to_dict(),
         inputs=inputs,
@@ -93,16 +98,21 @@ def build(recipe: Recipe, samples: Sequence[Sample], texts: Iterable[str] = ()) 
     counts = {name: token_count(model, name) for name in scattered} | dict.fromkeys(marked, 1)
     layout = text_layout(kind, text_config, tokenizer, model.model.backbone_options)
     layout |= {"absent": 1} if model.fusion.shows_absent else {}
-    template = chat_template(list(model.tasks.values()), scattered, layout, tokenizer)
-    processor = ChiasmProcessor(tokenizer, inputs=inputs, placeholder_counts=counts, layout=layout, chat_template=template)
+    template = reading["template"] if reading else chat_template(list(model.tasks.values()), scattered, layout, tokenizer)
+    processor = ChiasmProcessor(tokenizer, inputs=inputs, placeholder_counts=counts, layout=layout, reading=reading, chat_template=template)
     if model.generation_config is not None:
         model.generation_config.update(**starts, suppress_tokens=[*config.placeholder_ids.values(), *config.marker_ids.values()] or None)
     model.processor = processor
+    if processor.reader is not None:
+        take_over(model, processor.reader, whole, str(recipe.backbone.model))
     return model, processor
 
 
-def declare_inputs(recipe: Recipe, samples: Sequence[Sample]) -> dict[str, Any]:
-    """The config's `inputs`: the modality's options, completed by what a pretrained encoder wants, and what it learns from the data."""
+def declare_inputs(recipe: Recipe, samples: Sequence[Sample], read: Sequence[str] = ()) -> dict[str, Any]:
+    """The config's `inputs`: the modality's options, completed by what a pretrained encoder wants, and what it learns from the data.
+
+    Those in `read` go to the backbone as they are: its own processor brings them to size.
+    """
     inputs: dict[str, Any] = {}
     for name, spec in recipe.inputs.items():
         if spec.modality == "text":
@@ -110,10 +120,12 @@ def declare_inputs(recipe: Recipe, samples: Sequence[Sample]) -> dict[str, Any]:
             continue
         kind = components.find("modality", spec.modality)
         wanted = wanted_options(recipe.encoder_for(name), spec.modality, f"encoders.{name}")
+        wanted |= {"size": "original"} if name in read else {}
         modality = kind(kind.Options(**{**{k: v for k, v in wanted.items() if k in kind.Options.model_fields}, **spec.options}))
         modality.fit([modality.raw(sample.parts, name) for sample in samples])
         options = modality.options.model_dump(mode="json")
         inputs[name] = {"modality": spec.modality, "options": options, "state": modality.state(), "place": len(inputs)}
+        inputs[name] |= {"read": True} if name in read else {}
     return inputs
 
 
@@ -123,7 +135,7 @@ def declare_inputs(recipe: Recipe, samples: Sequence[Sample]) -> dict[str, Any]:
 def backbone_config(spec: BackboneSpec) -> tuple[str, PreTrainedConfig]:
     """(kind, transformers config) of the backbone; no model and no arch means latents."""
     if spec.model:
-        config = from_checkpoint(AutoConfig, spec.model, "backbone")
+        config = full_precision(from_checkpoint(AutoConfig, spec.model, "backbone"))
     else:
         kinds = [components.find("backbone", name) for name in {*components.names("backbone"), *filter(None, [spec.kind])}]
         own = {key for kind in kinds for key in kind.Options.model_fields}
@@ -160,7 +172,8 @@ def build_tokenizer(recipe: Recipe, placeholders: list[str], texts: Iterable[str
         if kind.generates and tokenizer.eos_token is None:
             tokenizer.eos_token = tokenizer.sep_token  # BERT's word for the end of a text
         mask = {"mask_token": "<mask>"} if masks and tokenizer.mask_token is None else {}
-        tokenizer.add_special_tokens({"additional_special_tokens": placeholders, **mask})
+        if placeholders or mask:
+            tokenizer.add_special_tokens({"additional_special_tokens": placeholders, **mask})
         return tokenizer
     settings = spec.tokenizer if isinstance(spec.tokenizer, TokenizerSpec) else TokenizerSpec(type="bpe")
     kind_name = settings.type if kind.reads_text else "words"
@@ -217,7 +230,9 @@ def own_options(kind: Any, options: dict[str, Any]) -> dict[str, Any]:
 
 
 def whole_model(spec: BackboneSpec, config: PreTrainedConfig) -> Any:
-    """A pretrained encoder-decoder with its word head, whose conventions no config tells; None for any other backbone."""
+    """A pretrained encoder-decoder or vision-language model with its word head, whose conventions no config tells; else None."""
+    if spec.model and components.find("backbone", spec.kind or backbone_kind(config)).reads:
+        return word_model(AutoModelForImageTextToText, spec)
     return word_model(AutoModelForSeq2SeqLM, spec) if spec.model and config.is_encoder_decoder else None
 
 

@@ -73,9 +73,8 @@ class ChiasmModel(MediaFeatures, DecodingPass, ChiasmPreTrainedModel):
         modalities = build_modalities(config.inputs)
         kind = components.find("backbone", config.backbone["kind"])
         options = kind.Options(**config.backbone.get("options", {}))
-        text = config.get_text_config()
-        self.language_model = kind.build(options, text)
-        add_adapters(self.language_model, config.backbone.get("lora"), "backbone")
+        self.language_model = kind.build(options, config.text_config)
+        add_adapters(kind(options, self.language_model).adapted, config.backbone.get("lora"), "backbone")
         width = self.language_model.get_input_embeddings().weight.shape[1]
         self.encoders, self.connectors = nn.ModuleDict(), nn.ModuleDict()
         shapes: dict[str, StreamShape] = {}
@@ -223,6 +222,8 @@ class ChiasmModel(MediaFeatures, DecodingPass, ChiasmPreTrainedModel):
         text = self.fusion.before(text, placed, step)
         memory = self.fusion.memory(placed, step)
         position_ids = position_ids if step.positions is None else step.positions
+        if self.backbone_kind.reads:
+            rest["input_ids"] = input_ids
         with self._during(placed, step, memory) as call:
             output = self.backbone.run(text.values, step.mask, memory, position_ids=position_ids, **cache, **rest)
             placed = call.streams
@@ -280,9 +281,11 @@ class ChiasmModel(MediaFeatures, DecodingPass, ChiasmPreTrainedModel):
         """Keyword arguments -> (pool by input, what goes on to the backbone); an unknown one is a TypeError with the nearest name."""
         pool: dict[str, dict[str, Tensor]] = {}
         rest: dict[str, Any] = {}
-        known = self.arguments()
+        known, own = self.arguments(), self.backbone.arguments
         for key, value in tensors.items():
-            if key in known:
+            if key in own:
+                rest |= {} if value is None else {key: value}
+            elif key in known:
                 name, tensor = known[key]
                 if tensor and value is not None:
                     pool.setdefault(name, {})[tensor] = value
@@ -292,7 +295,7 @@ class ChiasmModel(MediaFeatures, DecodingPass, ChiasmPreTrainedModel):
             elif key == "attention_instances":  # vLLM's, which its attention function reads
                 rest[key] = value
             elif value is not None:
-                raise TypeError(f"unknown argument '{key}'{did_you_mean(key, [*known, 'input_ids', 'attention_mask', 'labels'])}")
+                raise TypeError(f"unknown argument '{key}'{did_you_mean(key, [*known, *own, 'input_ids', 'attention_mask', 'labels'])}")
         for given in pool.values():
             if "input_values" in given:
                 given.setdefault("input_values_mask", torch.ones_like(given["input_values"], dtype=torch.bool))

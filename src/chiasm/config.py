@@ -6,6 +6,7 @@ that a component is rebuilt by the same code that built it; `inputs` and `tasks`
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import field
 from typing import Any
 
@@ -21,7 +22,7 @@ class ChiasmConfig(PreTrainedConfig):
     sub_configs = {"text_config": AutoConfig}
 
     text_config: dict[str, Any] | PreTrainedConfig | None = None
-    inputs: dict[str, Any] = field(default_factory=dict)  # name -> {modality, options, state, place}
+    inputs: dict[str, Any] = field(default_factory=dict)  # name -> {modality, options, state, place, read: by the backbone itself}
     encoders: dict[str, Any] = field(default_factory=dict)  # input -> {type, options, config, connector}
     backbone: dict[str, Any] = field(default_factory=dict)  # {kind, options}
     fusion: dict[str, Any] = field(default_factory=dict)  # as in the recipe, with its type
@@ -39,7 +40,7 @@ class ChiasmConfig(PreTrainedConfig):
             self.text_config = AutoConfig.for_model(text.pop("model_type"), **text)
         if self.text_config is not None:
             for token in ("bos_token_id", "eos_token_id", "pad_token_id"):
-                kwargs.setdefault(token, getattr(self.text_config, token, None))
+                kwargs.setdefault(token, getattr(self.text_config.get_text_config(), token, None))
             self.is_encoder_decoder = bool(self.text_config.is_encoder_decoder)
             if self.is_encoder_decoder:
                 kwargs.setdefault("decoder_start_token_id", self.text_config.decoder_start_token_id)
@@ -48,8 +49,10 @@ class ChiasmConfig(PreTrainedConfig):
     def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> PreTrainedConfig:
         """The backbone's config; of an encoder-decoder also that of one half, with its number of layers, from which caches are made."""
         text = super().get_text_config(decoder=decoder, encoder=encoder)
-        if text is self or not text.is_encoder_decoder or decoder == encoder:
-            return text
+        if text is self or decoder == encoder:
+            return text if text is self else text.get_text_config()
+        if not text.is_encoder_decoder:
+            return text.get_text_config()  # that of a vision-language model is inside it
         half = text.get_text_config(decoder=decoder, encoder=encoder)
         if decoder and hasattr(half, "num_decoder_layers"):
             half.num_hidden_layers = half.num_decoder_layers
@@ -57,11 +60,16 @@ class ChiasmConfig(PreTrainedConfig):
 
     @property
     def image_token_id(self) -> int | None:
-        return self.placeholder_ids.get("image")
+        return self.placeholder_ids.get("image", getattr(self.text_config, "image_token_id", None))
 
     @property
     def audio_token_id(self) -> int | None:
         return self.placeholder_ids.get("audio")
+
+
+def is_read(spec: Mapping[str, Any]) -> bool:
+    """Whether the backbone reads this input itself, without an encoder and past the fusion."""
+    return bool(spec.get("read"))
 
 
 def in_order(entries: dict[str, Any]) -> dict[str, Any]:

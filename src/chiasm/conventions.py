@@ -42,6 +42,8 @@ class ProcessorConventions(ProcessorMixin):
     modalities: dict[str, Any]
     inputs: dict[str, Any]
     placeholder_counts: dict[str, int]
+    reads: tuple[str, ...]  # inputs that a vision-language backbone reads itself, by the processor of `reader`
+    reader: Any
 
     def named(self, modality: str) -> str | None:
         """The first input of a modality."""
@@ -50,6 +52,8 @@ class ProcessorConventions(ProcessorMixin):
     def mark(self, modality: str) -> str | None:
         """The placeholder of a modality's first input; None where its tokens do not enter the sequence."""
         name = self.named(modality)
+        if name in self.reads:
+            return self.reader.image_token
         return f"<{name}>" if name is not None and self.placeholder_counts.get(name) else None
 
     image_token = property(lambda self: self.mark("image"))
@@ -61,8 +65,10 @@ class ProcessorConventions(ProcessorMixin):
         mark = self.mark(modality)
         return None if mark is None else self.tokenizer.convert_tokens_to_ids(mark)
 
-    def _image_processor(self) -> Preprocessor:
+    def _image_processor(self) -> Any:
         name = self._preprocessed("image")
+        if name in self.reads:
+            return self.reader.processor.image_processor
         size = self.modalities[name].options.size
         sides = (size, size) if isinstance(size, int) else size
         return Preprocessor(
@@ -92,6 +98,8 @@ class ProcessorConventions(ProcessorMixin):
 
     def _run_of(self, modality: str) -> str:
         name = self._preprocessed(modality)
+        if name in self.reads:
+            raise TypeError(f"how many tokens '{name}' takes depends on its size; the backbone's own processor decides it")
         return f"<{name}>" * self.placeholder_counts.get(name, 0)
 
     def _get_num_multimodal_tokens(
@@ -99,6 +107,8 @@ class ProcessorConventions(ProcessorMixin):
     ) -> MultiModalData:
         """Tokens of each picture and clip, which here do not depend on its size or length; every picture is one patch of rows."""
         found: dict[str, list[int]] = {}
+        if image_sizes is not None and self._preprocessed("image") in self.reads:
+            return self.reader.processor._get_num_multimodal_tokens(image_sizes=image_sizes, **kwargs)
         if image_sizes is not None:
             count = self.placeholder_counts.get(self._preprocessed("image"), 0)
             found |= {"num_image_tokens": [count] * len(image_sizes), "num_image_patches": [1] * len(image_sizes)}

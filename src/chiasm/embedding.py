@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from transformers.modeling_outputs import ModelOutput
 
+from chiasm.config import is_read
+
 
 class MediaFeatures:
     """Mixed into the model without a head: media as the tokens that the backbone gets (transformers' names for it)."""
@@ -15,8 +17,11 @@ class MediaFeatures:
     def get_image_features(self: Any, pixel_values: Tensor, **kwargs: Any) -> ModelOutput:
         """Tokens of the first image input, one tensor [L, W] per picture in `pooler_output` (transformers' convention).
 
-        Where they enter the sequence they are what stands there, so that a server may put them in `inputs_embeds` itself.
+        Where they enter the sequence they are what stands there, so that a server may put them in `inputs_embeds` itself. Those of a
+        vision-language backbone that reads pictures itself are its own.
         """
+        if any(spec["modality"] == "image" and is_read(spec) for spec in self.config.inputs.values()):
+            return self.language_model.get_image_features(pixel_values, **kwargs)
         return self._features("image", pixel_values=pixel_values, **kwargs)
 
     def get_audio_features(self: Any, input_values: Tensor, input_values_mask: Tensor | None = None, **kwargs: Any) -> ModelOutput:
@@ -29,7 +34,7 @@ class MediaFeatures:
         return self._features("video", pixel_values_videos=pixel_values_videos, video_mask=video_mask, **kwargs)
 
     def _features(self: Any, modality: str, **tensors: Any) -> ModelOutput:
-        name = next((n for n, spec in self.config.inputs.items() if spec["modality"] == modality), None)
+        name = next((n for n, spec in self.config.inputs.items() if spec["modality"] == modality and n in self.encoders), None)
         if name is None:
             raise TypeError(f"this model reads no {modality}; its inputs are: {', '.join(self.config.inputs)}")
         if self.connectors[name].reads_text:

@@ -14,6 +14,15 @@ START = "decoder_start_token_id"
 OF_DECODING = (START, "forced_bos_token_id", "forced_eos_token_id")
 
 
+def full_precision(config: PreTrainedConfig) -> PreTrainedConfig:
+    """The config without the number format that its checkpoint was stored in (bf16, mostly): weights that train are kept in 32 bits."""
+    config.dtype = None
+    for name in config.sub_configs:
+        if isinstance(part := getattr(config, name, None), PreTrainedConfig):
+            full_precision(part)
+    return config
+
+
 def tie_special_tokens(config: PreTrainedConfig, tokenizer: Any, *, resize: bool) -> None:
     """The config's vocabulary and special ids follow the tokenizer."""
     text = config.get_text_config()

@@ -70,10 +70,27 @@ class Generation(GenerationMixin):
             return WholeEncoder(self.model)
         return super().get_encoder(modality)
 
-    def prepare_inputs_for_generation(self: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Without what `generate` needs for itself (stop strings, healing) and hands on: other models drop it without a word."""
-        inputs = super().prepare_inputs_for_generation(*args, **kwargs)
-        return {key: value for key, value in inputs.items() if key not in ("tokenizer", "assistant_tokenizer")}
+    def _prepare_position_ids_for_generation(self: Any, inputs_tensor: Tensor, model_kwargs: dict[str, Any]) -> Tensor:
+        """A vision-language model's own positions, with a first axis that counts tokens where they have several."""
+        counted = super()._prepare_position_ids_for_generation(inputs_tensor, model_kwargs)
+        backbone = self.model.backbone
+        if not backbone.reads or not backbone.has_axes:
+            return counted
+        mask = model_kwargs.get("attention_mask")
+        mask = torch.ones_like(inputs_tensor) if mask is None else mask
+        media = {key: value for key, value in model_kwargs.items() if key in backbone.arguments}
+        return torch.cat([counted[None], backbone.positions(inputs_tensor, mask.bool(), media)])
+
+    def prepare_inputs_for_generation(self: Any, *args: Any, is_first_iteration: bool = False, **kwargs: Any) -> dict[str, Any]:
+        """Without what `generate` needs for itself (stop strings, healing) and hands on: other models drop it without a word.
+
+        What a vision-language model reads beside text is read with the prompt, and cached with it.
+        """
+        inputs = super().prepare_inputs_for_generation(*args, is_first_iteration=is_first_iteration, **kwargs)
+        done = ["tokenizer", "assistant_tokenizer"]
+        if not is_first_iteration and kwargs.get("use_cache", True):
+            done += self.model.backbone.arguments
+        return {key: value for key, value in inputs.items() if key not in done}
 
     def _validate_model_kwargs(self: Any, model_kwargs: dict[str, Any]) -> None:
         known = FORWARD_ARGUMENTS.union(DECODING) if self.config.is_encoder_decoder else FORWARD_ARGUMENTS
@@ -105,11 +122,22 @@ class Generation(GenerationMixin):
             model_kwargs["prompt_lengths"] = inputs_tensor.new_full((rows,), inputs_tensor.shape[1], dtype=torch.long)
         return model_kwargs
 
+    def _seen_once(self: Any, model_kwargs: dict[str, Any]) -> dict[str, Any]:
+        """A vision-language model's pictures, encoded before beams share them."""
+        if not hasattr(self, "_expand_multimodal_outputs"):
+            raise ValueError("num_beams: pictures that the backbone reads need transformers 5.19 or newer for it; leave num_beams out")
+        backbone = self.model.backbone
+        media = {key: value for key, value in model_kwargs.items() if key in backbone.arguments and value is not None}
+        rest = {key: value for key, value in model_kwargs.items() if key not in backbone.arguments}
+        return {**rest, "mm_encoder_outputs": {"image": backbone.see(media)}} if media else rest
+
     def _expand_inputs_for_generation(
         self: Any, expand_size: int = 1, is_encoder_decoder: bool = False, input_ids: Any = None, **model_kwargs: Any
     ) -> tuple[Any, dict[str, Any]]:
         """Beams share their row's picture: only the rows' index is repeated."""
         streams = model_kwargs.pop("streams", None)
+        if expand_size > 1 and self.model.backbone.arguments.intersection(model_kwargs):
+            model_kwargs = self._seen_once(model_kwargs)
         ids, model_kwargs = super()._expand_inputs_for_generation(expand_size, is_encoder_decoder, input_ids, **model_kwargs)
         if streams is not None:
             rows = {

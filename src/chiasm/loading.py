@@ -156,14 +156,20 @@ def check_keys(name: str, file: Path) -> None:
 
 
 def misspelt(name: str, config: Mapping[str, Any], path: tuple[str, ...]) -> None:
-    """`check_keys` for one config and those inside it."""
-    kind = config.get("model_type")
-    known = {key for key in arch_keys(kind) if key[0] != "_"} if isinstance(kind, str) and kind in CONFIG_MAPPING else set()
+    """`check_keys` for one config and those inside it, whose keys it may have too (Gemma 3's has its text model's eos_token_id)."""
+    known = keys_of(config)
+    spelt = known.union(*(keys_of(value) for value in config.values() if isinstance(value, dict)))
     for key, value in config.items():
-        if known and key not in known and (near := closest(key, known - set(config), cutoff=TYPO)) is not None:
+        if known and key not in spelt and (near := closest(key, known - set(config), cutoff=TYPO)) is not None:
             raise RecipeError(f"{name}: config.json has no key '{'.'.join((*path, key))}'; did you mean '{near}'?")
         if isinstance(value, dict):
             misspelt(name, value, (*path, key))
+
+
+def keys_of(config: Mapping[str, Any]) -> set[str]:
+    """The keys that a config's architecture knows; none where transformers has no such architecture."""
+    kind = config.get("model_type")
+    return {key for key in arch_keys(kind) if key[0] != "_"} if isinstance(kind, str) and kind in CONFIG_MAPPING else set()
 
 
 # ---- weights

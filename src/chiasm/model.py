@@ -88,13 +88,15 @@ class ChiasmForConditionalGeneration(Embeddings, Generation, ChiasmPreTrainedMod
         return self.model.get_audio_features(input_values, **kwargs)
 
     def parts(self) -> dict[str, nn.Module]:
-        """What a recipe's `train:` names: part -> module. The tied head belongs to the backbone."""
+        """What a recipe's `train:` names: part -> module. The tied head belongs to the backbone; its vision tower is a part inside it."""
         found: dict[str, nn.Module] = {}
         for name in self.model.encoders:
             found[f"encoders.{name}"] = self.model.encoders[name]
             found[f"encoders.{name}.connector"] = self.model.connectors[name]
         head = [] if self.lm_head is None else [self.lm_head, self.word_transform]
         found["backbone"] = nn.ModuleList([self.model.language_model, *(part for part in head if part is not None)])
+        if media := self.model.backbone.media:
+            found["backbone.vision"] = nn.ModuleList(media)
         found["fusion"] = self.model.fusion
         for name in self.heads:
             found[f"tasks.{name}"] = self.heads[name]
@@ -114,7 +116,8 @@ class ChiasmForConditionalGeneration(Embeddings, Generation, ChiasmPreTrainedMod
         routed = self.model.route(streams, inputs, rows)
         mask = inputs["attention_mask"]
         prompt = inputs.get("prompt_lengths", mask.sum(1))  # a task that writes nothing has only a prompt
-        written = {name: inputs[name] for name in DECODING if name in inputs}  # an encoder-decoder's target
+        own = (*DECODING, *self.model.backbone.arguments)  # an encoder-decoder's target; what a vision-language model reads
+        written = {name: inputs[name] for name in own if name in inputs}
         return self.model(input_ids=inputs["input_ids"], attention_mask=mask, streams=routed, prompt_lengths=prompt, **written).fused
 
     def word_logits(self, values: Tensor) -> Tensor:

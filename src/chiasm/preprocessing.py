@@ -8,6 +8,7 @@ from typing import Any
 from transformers import AutoConfig, AutoFeatureExtractor, AutoImageProcessor, PreTrainedConfig
 
 from chiasm import components
+from chiasm.framing import full_precision
 from chiasm.loading import from_checkpoint
 from chiasm.recipe import EncoderSpec
 
@@ -51,7 +52,7 @@ def picture_options(settings: Mapping[str, Any]) -> dict[str, Any]:
 def encoder_config(spec: EncoderSpec, kind: Any, modality: Any = None) -> PreTrainedConfig:
     """The transformers config of an encoder; a fresh one takes the input's picture size and frames, or its tokenizer's vocabulary."""
     if spec.model:
-        return from_checkpoint(AutoConfig, spec.model, "encoders")
+        return full_precision(from_checkpoint(AutoConfig, spec.model, "encoders"))
     assert spec.arch is not None
     given = {k: v for k, v in spec.options.items() if k not in kind.Options.model_fields}
     if (entries := getattr(modality, "vocab_size", None)) is not None:

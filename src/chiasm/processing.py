@@ -18,8 +18,9 @@ from transformers import BatchFeature, TensorType
 
 from chiasm import components
 from chiasm.components import did_you_mean
-from chiasm.config import in_order
+from chiasm.config import in_order, is_read
 from chiasm.conventions import GROUPS, SETTINGS, ProcessorConventions, opened
+from chiasm.reading import Reader
 from chiasm.types import BadInput, Sample
 
 
@@ -42,7 +43,8 @@ class ChiasmProcessor(ProcessorConventions):
     inputs: name -> {modality, options, state}; placeholder_counts: how many sequence places one item of an input takes, for those inputs
     whose tokens enter the sequence; layout: {first: whether placeholders stand in front, start: ids, close: ids,
     side: of the padding, absent: how many placeholders an absent input has, as_written: whether a prompt is tokenised as one text,
-    target: {before: id, start: ids, close: ids} where what is written is a text of its own}.
+    target: {before: id, start: ids, close: ids} where what is written is a text of its own}; reading: what the own processor of a
+    vision-language backbone is rebuilt from.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class ChiasmProcessor(ProcessorConventions):
         inputs: dict[str, Any] | None = None,
         placeholder_counts: dict[str, int] | None = None,
         layout: dict[str, Any] | None = None,
+        reading: dict[str, Any] | None = None,
         chat_template: str | None = None,
     ):
         self.inputs = in_order(inputs or {})
@@ -58,6 +61,9 @@ class ChiasmProcessor(ProcessorConventions):
         self.placeholder_counts = {name: counts[name] for name in self.inputs if name in counts}
         self.layout = layout or {"first": True, "start": [], "close": [], "side": "left"}
         self.modalities = build_modalities(self.inputs)
+        self.reading = reading
+        self.reader = None if reading is None else Reader(reading, tokenizer)
+        self.reads = tuple(name for name, spec in self.inputs.items() if is_read(spec))
         super().__init__(tokenizer, chat_template=chat_template)
         if tokenizer is not None:
             tokenizer.padding_side = self.layout["side"]
@@ -179,12 +185,16 @@ class ChiasmProcessor(ProcessorConventions):
         texts = [text] if isinstance(text, str) else list(text or [""] * max((len(v) for v in given.values()), default=1))
         data: dict[str, Any] = {}
         for name, values in given.items():
-            given[name] = values = dealt(values, [t.count(placeholder(name)) for t in texts])
+            mark = self.reader.image_token if self.reader is not None and name in self.reads else placeholder(name)
+            given[name] = values = dealt(values, [t.count(mark) for t in texts])
             if len(values) != len(texts):
                 raise ValueError(
                     f"{name}: {len(values)} item(s) for {len(texts)} text(s); give one per text, or a list of lists for several"
                 )
-            data |= self._media(name, values, settings.get("sampling_rate"))
+            if name not in self.reads:
+                data |= self._media(name, values, settings.get("sampling_rate"))
+        if self.reader is not None:
+            return BatchFeature(data | self._read(texts, given, settings, named.get("images_kwargs") or {}))
         rows = [self._row(row, t, given, settings.get("add_special_tokens", True)) for row, t in enumerate(texts)]
         return BatchFeature(data | self._padded(rows, settings) | self._asked(texts, given, settings))
 
@@ -201,6 +211,18 @@ class ChiasmProcessor(ProcessorConventions):
         if found.get("return_tensors") not in (None, "pt", TensorType.PYTORCH):
             raise ValueError(f"return_tensors: {found['return_tensors']}; this processor makes torch tensors: leave it out, or 'pt'")
         return found
+
+    def _read(
+        self, texts: list[str], given: Mapping[str, list[Any]], settings: Mapping[str, Any], images: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Texts, and the pictures that the backbone reads itself, by its own processor; opened here, as in training."""
+        name = next((name for name in self.reads if name in given), None)
+        rows = None if name is None else [v if isinstance(v, list) else [] if v is None else [v] for v in given[name]]
+        if name is not None and rows is not None:
+            rows = [[opened(self.modalities[name], item, None) for item in items] for items in rows]
+        own = {key: value for key, value in settings.items() if key != "sampling_rate"}
+        own |= {"padding": own.get("padding") or True} | ({"images_kwargs": images} if images else {})
+        return self.reader.processed(texts, rows, **own)
 
     def _first(self, modality: str) -> str:
         if (name := self.named(modality)) is None:
@@ -313,8 +335,10 @@ class ChiasmProcessor(ProcessorConventions):
 
     @property
     def model_input_names(self) -> list[str]:
-        tensors = [argument(self.inputs, name, key) for name, modality in self.modalities.items() for key in modality.tensors]
-        return ["input_ids", "attention_mask", *tensors, *(f"{name}_index" for name in self.modalities)]
+        streams = {name: modality for name, modality in self.modalities.items() if name not in self.reads}
+        tensors = [argument(self.inputs, name, key) for name, modality in streams.items() for key in modality.tensors]
+        own = [] if self.reader is None else self.reader.processor.model_input_names
+        return list(dict.fromkeys(["input_ids", "attention_mask", *own, *tensors, *(f"{name}_index" for name in streams)]))
 
 
 def dealt(values: list[Any], places: list[int]) -> list[Any]:
@@ -333,4 +357,5 @@ def placeholder(name: str) -> str:
 def argument(inputs: Mapping[str, Mapping[str, Any]], name: str, tensor: str) -> str:
     """The model's argument for one tensor of an input: `pixel_values` for the first image, `NAME_pixel_values` for further ones."""
     same = [other for other, spec in inputs.items() if spec["modality"] == inputs[name]["modality"]]
-    return tensor if same[0] == name else f"{name}_{tensor}"
+    plain = same[0] == name and not any(is_read(inputs[other]) for other in same)  # the backbone's own pictures have that name
+    return tensor if plain else f"{name}_{tensor}"

@@ -18,7 +18,7 @@ from chiasm.recipe_base import OpenSpec, Spec
 from chiasm.recipe_errors import RecipeProblems, explain
 from chiasm.recipe_override import apply_overrides, take_form
 from chiasm.recipe_paths import anchor, find_recipe, split_form
-from chiasm.recipe_streams import with_text_streams
+from chiasm.recipe_streams import fuses_nothing, with_text_streams
 from chiasm.recipe_yaml import Document, dump, parse_document, read_document
 from chiasm.types import RecipeError
 
@@ -124,7 +124,7 @@ class FusionSpec(OpenSpec):
 
     shorthand: ClassVar[str] = "type"
     type: str = "early"
-    """early, gated_cross_attention, late, or another one: `chiasm recipes fusions` lists them all."""
+    """early, gated_cross_attention, late, or another one: `chiasm recipes fusions` lists them all. none where the backbone reads all."""
 
 
 class TaskSpec(OpenSpec):
@@ -341,6 +341,8 @@ class Recipe(Spec):
             encoders = data.get("encoders") or {}
             if isinstance(encoders, Mapping):
                 data["inputs"], data["encoders"] = with_text_streams(data["inputs"], encoders)
+                if data.get("fusion") is None and fuses_nothing(data["inputs"], data["encoders"]):
+                    data["fusion"] = "none"
         return data
 
     @property

@@ -38,7 +38,7 @@ def check_components(recipe: Recipe) -> None:
 
 def part_names(recipe: Recipe) -> list[str]:
     """The names that `stages.N.train` may use: a name covers what is below it."""
-    names = ["encoders", "backbone", "fusion", "tasks"]
+    names = ["encoders", "backbone", *(["backbone.vision"] if recipe.backbone.model else []), "fusion", "tasks"]
     for key in dict.fromkeys([*recipe.encoders, *(name for name, spec in recipe.inputs.items() if spec.modality != "text")]):
         names += [f"encoders.{key}", f"encoders.{key}.connector"]
     return names + [f"tasks.{name}" for name in recipe.tasks]
@@ -64,10 +64,12 @@ def arch_kind(arch: str | None) -> str | None:
 
 def backbone_kind(config: Any) -> str:
     """The kind of backbone that a transformers config, or its class, describes."""
-    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
     if config.is_encoder_decoder:
         return "encoder_decoder"
+    if config.model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES and {"text_config", "vision_config"} <= {*config.sub_configs}:
+        return "vision_language"
     return "bidirectional" if config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES else "causal"
 
 

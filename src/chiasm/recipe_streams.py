@@ -1,4 +1,4 @@
-"""Finds the text inputs that have an encoder of their own: those meet the backbone through the fusion instead of being prompt text."""
+"""Finds which inputs meet the backbone through the fusion: all but prompt text and what a vision-language model reads itself."""
 
 from __future__ import annotations
 
@@ -19,3 +19,10 @@ def with_text_streams(inputs: Mapping[str, Any], encoders: Mapping[str, Any]) ->
         shared = own.pop("text")
         own = {**dict.fromkeys(texts, shared), **own}
     return {**long, **{name: {**spec, "modality": "tokens"} for name, spec in texts.items() if name in own}}, own
+
+
+def fuses_nothing(inputs: Mapping[str, Any], encoders: Mapping[str, Any]) -> bool:
+    """Whether all inputs, in their long form, are text or pictures without an encoder, which only the backbone itself can read."""
+    modalities = {name: spec.get("modality") if isinstance(spec, Mapping) else spec for name, spec in inputs.items()}
+    pictures = [name for name, modality in modalities.items() if modality == "image"]
+    return bool(pictures) and set(modalities.values()) <= {"text", "image"} and not {*pictures, "image"} & set(encoders)

@@ -16,7 +16,7 @@ from chiasm.data.opening import open_file, open_source, split_names
 from chiasm.data.sources.base import Source
 from chiasm.data.split import Split
 from chiasm.evaluation.baselines import Baseline, majority, question_only
-from chiasm.evaluation.evaluate import evaluate
+from chiasm.evaluation.evaluate import ROWS_READ, evaluate
 from chiasm.evaluation.result import Evaluation, plain, read_json
 from chiasm.model_files import load_model
 from chiasm.recipe import Recipe, load_recipe
@@ -136,7 +136,8 @@ class Run:
         for row in opened:
             if isinstance(row, BadSample):
                 raise ChiasmError(f"{row.input or 'input'}: {row.message} ({row.reason})")
-        return [p for start in range(0, len(opened), PREDICT_ROWS) for p in self._predict(chosen, opened[start : start + PREDICT_ROWS])]
+        at_once = self._rows_at_once
+        return [p for start in range(0, len(opened), at_once) for p in self._predict(chosen, opened[start : start + at_once])]
 
     def predict_file(self, source: str | Path, output: str | Path, *, progress: Progress | None = None) -> dict[str, int]:
         """Predict every record of a file into a jsonl: {id, task, output, score, ...}, or {id, error, reason} where one cannot be used."""
@@ -145,8 +146,8 @@ class Run:
         output = Path(output)
         output.parent.mkdir(parents=True, exist_ok=True)
         with output.open("w", encoding="utf-8") as file:
-            for start in range(0, len(split), PREDICT_ROWS):
-                indices = range(start, min(len(split), start + PREDICT_ROWS))
+            for start in range(0, len(split), self._rows_at_once):
+                indices = range(start, min(len(split), start + self._rows_at_once))
                 for line in self._lines(split.open_rows(indices)):
                     counts["refused" if "error" in line else "predicted"] += 1
                     file.write(json.dumps(plain(line), ensure_ascii=False) + "\n")
@@ -249,6 +250,10 @@ class Run:
             column = self.recipe.inputs[name].options.get("column", name)
             parts |= value if isinstance(value, Mapping) else {column: value}
         return parts
+
+    @property
+    def _rows_at_once(self) -> int:
+        return ROWS_READ if self.processor.reads else PREDICT_ROWS
 
     def _own_columns(self) -> set[str]:
         """Columns that a table input gathers, and those of records that a prompt repeats; they are given by their own names."""

@@ -71,6 +71,10 @@ class BadSample:
     message: str
 
 
+class Shown(tuple[str, ...]):
+    """What stands in a prompt for each of a row's pictures, where the backbone reads them itself."""
+
+
 @dataclass(frozen=True, slots=True)
 class Drawn:
     """A part that a built-in set draws (or speaks) when it is opened: `draw()` gives uint8 [height, width, 3], a Sound or a Film."""

@@ -12,7 +12,7 @@ from torch import nn
 from transformers import AutoConfig
 
 sys.path.insert(0, str(Path(__file__).parent))
-from tiny_models import BACKBONES
+from tiny_models import BACKBONES, DECODER
 
 from chiasm.backbones.base import layer_list
 from chiasm.components import find, names
@@ -31,10 +31,17 @@ OPT = {
     "word_embed_proj_dim": 32,
 }
 ROBERTA = {**BACKBONES["bert"], "arch": "roberta", "max_position_embeddings": 66, "pad_token_id": 1}
+CLIP = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 16, "patch_size": 8}
+LLAVA = {
+    "arch": "llava",
+    "text_config": {"model_type": "llama", **DECODER, **MINI},
+    "vision_config": {"model_type": "clip_vision_model", **CLIP},
+}
 ARCHITECTURES = {
     **BACKBONES,
     "opt": OPT,
     "roberta": ROBERTA,
+    "llava": LLAVA,
     "gemma": {**BACKBONES["llama"], "arch": "gemma2", "tie_word_embeddings": True},
 }
 
@@ -82,7 +89,7 @@ def test_shapes_gradients_and_pooling(name):
     pooled = found.pool(Tokens(output, mask))
     assert pooled.shape == (2, width) and torch.isfinite(pooled).all()
     (output * torch.randn_like(output)).sum().backward()
-    dead = [n for n, p in found.network.named_parameters() if p.grad is None or not p.grad.abs().max() > 0]
+    dead = [n for n, p in found.stack.named_parameters() if p.grad is None or not p.grad.abs().max() > 0]
     unused = ("word_embeddings.weight", "token_type_embeddings.weight") if not found.reads_text else ()
     assert [n for n in dead if not n.endswith(("key.bias", "k_proj.bias", *unused))] == []
 
@@ -164,7 +171,7 @@ def test_both_halves_run_and_learn(name):
     pooled = found.pool(read)
     assert pooled.shape == (3, 32) and torch.equal(pooled[1], read.values[1, 4])
     (read.values * torch.randn_like(read.values)).sum().backward()
-    dead = [n for n, p in found.network.named_parameters() if p.grad is None or not p.grad.abs().max() > 0]
+    dead = [n for n, p in found.stack.named_parameters() if p.grad is None or not p.grad.abs().max() > 0]
     assert [n for n in dead if not n.endswith("k_proj.bias")] == []
 
 

@@ -37,6 +37,7 @@ class Backbone:
     generates: ClassVar[bool] = False
     placeholders_first: ClassVar[bool] = False  # where an input without a placeholder stands: in front, or after the text
     has_encoder: ClassVar[bool] = False  # an encoder reads the prompt, a decoder of its own writes
+    reads: ClassVar[tuple[str, ...]] = ()  # modalities that it takes in itself, in its own way
 
     def __init__(self, options: Any, network: Any):
         self.options, self.network = options, network
@@ -75,6 +76,21 @@ class Backbone:
     def stack(self) -> Any:
         """The part of the network whose layers fusions hook into."""
         return self.network
+
+    @property
+    def media(self) -> list[nn.Module]:
+        """The parts of the network that take in what is not text, of a backbone that reads more than text."""
+        return []
+
+    @property
+    def adapted(self) -> Any:
+        """The part of the network that low-rank adapters go into."""
+        return self.network
+
+    @property
+    def arguments(self) -> frozenset[str]:
+        """What `run` takes besides text, of a backbone that reads more than text."""
+        return frozenset()
 
     @property
     def sizes(self) -> PreTrainedConfig:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from chiasm.components import did_you_mean
 from chiasm.data.randomness import generator, key_of
-from chiasm.types import BadInput, BadSample, Batch, Film, Occasion, Opened, RecipeError, Sample, StepBatches
+from chiasm.types import BadInput, BadSample, Batch, Film, Occasion, Opened, RecipeError, Sample, Shown, StepBatches
 
 Control = tuple[str, str]  # (input, "shuffled" | "missing")
 CONTROLS = ("shuffled", "missing")
@@ -34,6 +34,7 @@ class _Row:
     units: dict[str, tuple[int, ...]] = field(default_factory=dict)  # input -> its units of the pool
     changed: dict[str, Any] = field(default_factory=dict)  # input -> the part that a control puts in place of its own
     hidden: dict[int, list[str]] = field(default_factory=dict)  # task number -> inputs that modality dropout takes from it
+    shown: Mapping[str, list[Any]] = field(default_factory=dict)  # input that the backbone reads itself -> its units, decoded
 
     def part(self, name: str) -> Any:
         return self.opened.sample.parts.get(name)
@@ -70,6 +71,7 @@ class Collator:
         empty: bool = False,
     ):
         self.tasks, self.processor, self.unlabelled, self.empty = list(tasks), processor, unlabelled, empty
+        self.reads: tuple[str, ...] = getattr(processor, "reads", ())  # inputs that the backbone takes in itself
         self.media = [name for name in processor.modalities if any(name in task.inputs for task in self.tasks)]
         self.inputs = list(dict.fromkeys([*self.media, *(name for task in self.tasks for name in task.inputs)]))
         same = not isinstance(modality_dropout, Mapping)
@@ -115,7 +117,7 @@ class Collator:
         rows = []
         for number, place in enumerate(asked):
             own = gathered.rows[place]
-            row = _Row(own.opened, own.tasks, dict(own.units))
+            row = _Row(own.opened, own.tasks, dict(own.units), shown=own.shown)
             for name, taken in sources.items():
                 source = None if (other := taken[number]) is None else gathered.rows[other]
                 row.units[name] = () if source is None else source.units.get(name, ())
@@ -160,8 +162,9 @@ class Collator:
         return name in opened.values if name in self.processor.modalities else opened.sample.parts.get(name) is not None
 
     def _pool(self, kept: list[_Row]) -> dict[str, dict[str, Tensor]]:
-        """The distinct units of every input that some row has; fills each row's `units`."""
-        pool = {}
+        """The distinct units of every input that some row has; fills each row's `units`. What the backbone reads itself stays decoded."""
+        pool: dict[str, dict[str, Tensor]] = {}
+        shown: dict[str, list[Any]] = {}
         for name in self.media:
             values: list[Any] = []
             numbers: dict[str, int] = {}
@@ -172,8 +175,12 @@ class Collator:
                         numbers[key] = len(values)
                         values.append(value)
                 row.units[name] = tuple(numbers[key] for key, _ in items)
-            if values:
+            if name in self.reads:
+                shown[name] = values
+            elif values:
                 pool[name] = self.processor.modalities[name].collate(values)
+        for row in kept:
+            row.shown = shown
         return pool
 
     def _batch(self, number: int, kept: list[_Row], key: tuple[int, int] | None = None) -> Batch | None:
@@ -189,13 +196,29 @@ class Collator:
             if name in task.inputs
         }
         drawn = {"occasion": Occasion(units, key, scored=not self.unlabelled)} if getattr(task, "draws", False) else {}
+        read = task.order([name for name in self.reads if name in units]) if self.reads else []
+        samples, tensors = self._shown(rows, samples, {name: units[name] for name in read})
         inputs, targets = task.collate(samples, self.processor, **drawn)
-        inputs |= {f"{name}_index": _index(of_rows) for name, of_rows in units.items()}
+        inputs |= tensors | {f"{name}_index": _index(of_rows) for name, of_rows in units.items() if name not in read}
         if not getattr(task, "additive", True):
             keys = targets.setdefault("keys", {})
             for name in units:
                 keys[name] = torch.tensor([key_of(first[0][0]) if (first := _items(row.opened, name)) else -1 for row in rows])
         return Batch(task.name, [s.id for s in samples], inputs, targets, [_light(s) for s in samples])
+
+    def _shown(
+        self, rows: Sequence[_Row], samples: list[Sample], units: Mapping[str, list[tuple[int, ...]]]
+    ) -> tuple[list[Sample], dict[str, Tensor]]:
+        """(samples, the model's arguments) for inputs that the backbone reads itself; a sample holds what its prompt says for each."""
+        if not units:
+            return samples, {}
+        pictures = [[row.shown[name][unit] for name, own in units.items() for unit in own[number]] for number, row in enumerate(rows)]
+        tensors, texts = self.processor.reader.see(pictures)
+        made = []
+        for number, (sample, found) in enumerate(zip(samples, map(iter, texts), strict=True)):
+            parts = {name: Shown(next(found) for _ in own[number]) for name, own in units.items()}
+            made.append(dataclasses.replace(sample, parts={**sample.parts, **parts}))
+        return made, tensors
 
     def _sample(self, row: _Row, task: Any, hides: Sequence[str]) -> Sample:
         """The record as the task is to see it: with what a control put in, without what is hidden."""

@@ -27,6 +27,7 @@ from chiasm.types import BadSample, Opened, Prediction, StepBatches, Streams
 CONTROLS = ("shuffled", "missing")
 Baselines = Mapping[str, Sequence[Baseline]]
 RUN = 16  # neighbouring rows that stay in one batch
+ROWS_READ = 16  # rows at once where the backbone reads pictures itself: as it wants them they may take many megabytes each
 
 
 def evaluate(
@@ -51,6 +52,7 @@ def evaluate(
     counts rows.
     """
     tasks = list(tasks.values()) if isinstance(tasks, Mapping) else list(tasks)
+    batch_size = min(batch_size, ROWS_READ) if getattr(processor, "reads", ()) else batch_size
     plan = _plan(len(split), batch_size, limit, seed)
     run = _Run(model, Collator(tasks, processor), {t.name: t for t in tasks}, group_columns, baselines or {})
     controlled = _controlled_steps(controls, plan)
@@ -68,7 +70,8 @@ def _plan(rows: int, batch_size: int, limit: int | None, seed: int) -> list[list
     """Row indices in batches. Short runs of neighbours stay together (they may share a picture) but runs are shuffled: in a file that
     is sorted by class, shuffling an input within a batch would otherwise swap like for like."""
     chosen = np.array(some_of(rows, rows if limit is None else limit), dtype=int)
-    runs = [chosen[i : i + RUN] for i in range(0, len(chosen), RUN)]
+    run = max(1, min(RUN, batch_size // 4))
+    runs = [chosen[i : i + run] for i in range(0, len(chosen), run)]
     order = [index for run in np.random.default_rng(seed).permutation(len(runs)) for index in runs[run].tolist()]
     return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
 

@@ -38,6 +38,10 @@ def write(run: Any, folder: Path, final: Path) -> tuple[list[str], dict[str, Any
     missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise ChiasmError(f"--to onnx needs {', '.join(missing)}; pip install {' '.join(missing)}")
+    if run.processor.reads:
+        raise ChiasmError(
+            "--to onnx: a vision-language backbone lays out each row by its pictures' sizes, which one graph cannot; use --to hub"
+        )
     run.model.to("cpu")
     task = next((task for task in run.tasks.values() if task.view == "fused"), next(iter(run.tasks.values())))
     rows = examples(run, task)

@@ -46,6 +46,8 @@ def single_image(model: Any) -> str | None:
     streams = [spec["modality"] for spec in model.config.inputs.values() if spec["modality"] != "text"]
     if streams != ["image"]:
         return f"it takes one image beside the text, and this run reads {', '.join(streams) or 'text alone'}"
+    if model.model.backbone_kind.reads:
+        return "it has a picture's tokens from an encoder of its own, and this run's backbone reads pictures itself"
     if model.lm_head is None:
         return "it writes text, and this run's backbone does not"
     parts = [model.config.backbone, *model.config.encoders.values()]

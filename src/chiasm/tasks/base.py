@@ -82,6 +82,10 @@ class Task:
         """Text of its own that a fresh tokenizer must know."""
         return []
 
+    def order(self, names: Sequence[str]) -> list[str]:
+        """`names` of inputs in the order in which this task's prompt shows them."""
+        return list(names)
+
     @property
     def lists(self) -> tuple[str, ...]:
         """Columns that hold lists of records, whose texts this task reads."""
@@ -207,6 +211,9 @@ class PromptedTask(Task):
     def lists(self) -> tuple[str, ...]:
         return tuple(self.prompt.repeat)
 
+    def order(self, names: Sequence[str]) -> list[str]:
+        return self.prompt.order(names)
+
     def check_prompt(self, sample: Sample) -> None:
         self.prompt.check(sample)
 
@@ -214,8 +221,14 @@ class PromptedTask(Task):
         return self.prompt.gathered(sample, columns)
 
     def prompts(self, samples: Sequence[Sample], processor: Any) -> list[list[int]]:
-        """Token ids of each row's prompt, begun as the tokenizer begins a text; never none, since something must be gone on from."""
-        rows = [[*processor.start_ids, *row, *processor.close_ids] for row in self.prompt.ids(samples, processor)]
+        """Token ids of each row's prompt, begun as the tokenizer begins a text; never none, since something must be gone on from.
+
+        A backbone that reads pictures itself has a form of its own.
+        """
+        if processor.reader is not None:
+            rows = processor.reader.prompts(self.prompt, samples)
+        else:
+            rows = [[*processor.start_ids, *row, *processor.close_ids] for row in self.prompt.ids(samples, processor)]
         return [row or [processor.end_id] for row in rows]
 
 

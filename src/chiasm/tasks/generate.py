@@ -52,6 +52,8 @@ class Generate(PromptedTask):
         apart = processor.target_edges
         before, start, close = apart or ([], [], [processor.end_id])
         lead = " " if self.prompt.pieces and not apart else ""
+        if processor.reader is not None:
+            lead, close = processor.reader.answer_edges
         encoded = processor.encode([lead + (text or "") for text in texts], user=True, target=apart is not None)
         answers = [[*start, *ids, *close] for ids in encoded]
         read = [before] * len(prompts) if apart else prompts
@@ -88,6 +90,13 @@ class Generate(PromptedTask):
         chosen = torch.zeros_like(labels, dtype=torch.bool)
         chosen[torch.arange(len(first), device=labels.device), first] = True
         return model.text_logits(fused, chosen)
+
+    @torch.no_grad()
+    def first_written(self, model: Any, batch: Batch, streams: Streams) -> Tensor:
+        """[R, V] logits of the first token that `generate` chooses, which goes another way than the loss; for the influence check."""
+        inputs = prompts_alone(batch, model.config.pad_token_id)
+        settings = {"max_new_tokens": 1, "do_sample": False, "return_dict_in_generate": True, "output_logits": True}
+        return model.generate(**inputs, streams=self.given(streams), **settings).logits[0]
 
     @torch.no_grad()
     def predict(self, model: Any, batch: Batch, streams: Streams) -> list[Prediction]:

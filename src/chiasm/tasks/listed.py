@@ -20,8 +20,11 @@ def make_tasks(recipe: Recipe) -> dict[str, Any]:
     return tasks
 
 
-def check_tasks(recipe: Recipe, backbone: str, fusion: Any) -> None:
-    """RecipeError where a task asks of the backbone, or of the fusion, what that kind cannot do."""
+def check_tasks(recipe: Recipe, backbone: str, fusion: Any, inside: Sequence[str] = ()) -> None:
+    """RecipeError where a task asks of the backbone, or of the fusion, what that kind cannot do.
+
+    inside: inputs that the backbone reads itself, without an encoder.
+    """
     kind = components.find("backbone", backbone)
     for name, task in make_tasks(recipe).items():
         if task.view == "fused" and recipe.backbone.options.get("latents") == 0:
@@ -35,7 +38,14 @@ def check_tasks(recipe: Recipe, backbone: str, fusion: Any) -> None:
                 f"tasks.{name}: a {backbone} backbone reads no text, such as '{task.texts[0]}'; take one that does (arch: bert), "
                 "or give the input an encoder"
             )
-        apart = [read for read in task.reads if recipe.inputs[read].modality != "text"]
+        seen = [read for read in task.reads if read in inside]
+        if seen and task.view == "towers":
+            raise RecipeError(f"tasks.{name}: the backbone reads '{seen[0]}' itself, so it has no tower; give encoders.{seen[0]} a model")
+        if seen and task.draws:
+            raise RecipeError(
+                f"tasks.{name}: the backbone reads '{seen[0]}' itself, each beside its own text only; give encoders.{seen[0]} a model"
+            )
+        apart = [read for read in task.reads if recipe.inputs[read].modality != "text" and read not in inside]
         if task.view == "fused" and apart and not fusion.reads_streams:
             raise RecipeError(
                 f"fusion.type: {recipe.fusion.type} never brings '{apart[0]}' to the backbone, and tasks.{name} reads it; "

@@ -59,6 +59,10 @@ class Template:
         """Text columns and inputs; not columns of records."""
         return tuple(dict.fromkeys(piece for piece, is_field in self.pieces if is_field and piece not in self.repeat))
 
+    def order(self, names: Sequence[str]) -> list[str]:
+        """`names` of inputs in the order in which a prompt shows them: those without a place of their own in front."""
+        return [*(name for name in names if name not in self.fields), *(field for field in self.fields if field in names)]
+
     @property
     def literals(self) -> list[str]:
         return [piece for pieces in (self.pieces, *self.repeat.values()) for piece, is_field in pieces if not is_field]

@@ -29,6 +29,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from chiasm.config import is_read
 from chiasm.recipe import BalanceSpec
 from chiasm.types import Batch, RecipeError, Streams
 
@@ -56,6 +57,8 @@ class Balance(nn.Module):
                 raise RecipeError(
                     f"train.balance: the connector of {name} reads the prompt too, so its tokens are not of {name} alone; remove it"
                 )
+        if own := [name for name, spec in model.config.inputs.items() if is_read(spec)]:
+            raise RecipeError(f"train.balance: the backbone reads {own[0]} itself, so there is no head for {own[0]} alone; remove it")
         self.spec = spec
         inputs = {n: inputs_of(t, reads_text=model.model.backbone_kind.reads_text) for n, t in tasks.items() if t.decides}
         self.heads = nn.ModuleDict({n: nn.ModuleDict({m: tasks[n].head(width) for m in of}) for n, of in inputs.items()})

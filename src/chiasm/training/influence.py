@@ -36,7 +36,10 @@ class Influence:
 def check_influence(
     model: Any, tasks: Mapping[str, Any], weights: Mapping[str, float], split: Any, collator: Callable[..., Any], *, stage: StageSpec
 ) -> Influence:
-    """Swap each input for another sample's and look at each task's output, then send every loss back once. Weights stay as they are."""
+    """Swap each input for another sample's and look at each task's output, and at what it writes; then send every loss back once.
+
+    Weights stay as they are.
+    """
     found = Influence()
     open_questions = {(name, input) for name, task in tasks.items() for input in task.inputs}
     learned = idle = {name for name in tasks if not weights[name]}  # nothing to learn there
@@ -81,10 +84,17 @@ def _swaps(
                 other = others.get(batch.task)
                 if (batch.task, input) not in asked or other is None or not _differs(batch, other, real.pool, swapped.pool, input):
                     continue
-                if not _changes(model, tasks[batch.task], (batch, streams), (other, swapped_streams)):
+                task, both = tasks[batch.task], ((batch, streams), (other, swapped_streams))
+                if not _changes(model, task.outputs, *both):
                     raise InfluenceError(
                         f"input '{input}' does not reach the output of task '{batch.task}': another sample's {input} changes nothing; "
                         f"see that fusion.inputs and the encoder take it in, or remove it from `inputs`"
+                    )
+                written = getattr(task, "first_written", None)  # of a task that writes
+                if written is not None and not _changes(model, written, *both):
+                    raise InfluenceError(
+                        f"input '{input}' reaches the loss of task '{batch.task}' but not what it writes: `generate` loses it; "
+                        f"see that the backbone takes it in when it generates, or remove it from `inputs`"
                     )
                 decided.add((batch.task, input))
     return decided
@@ -103,8 +113,8 @@ def _differs(batch: Batch, other: Batch, pool: Mapping[str, Any], other_pool: Ma
     return any(isinstance(value, Tensor) and not _same(value, other.inputs.get(key)) for key, value in batch.inputs.items())
 
 
-def _changes(model: Any, task: Any, real: tuple[Batch, Streams], swapped: tuple[Batch, Streams]) -> bool:
-    before, after = task.outputs(model, *real).float(), task.outputs(model, *swapped).float()
+def _changes(model: Any, look: Callable[..., Tensor], real: tuple[Batch, Streams], swapped: tuple[Batch, Streams]) -> bool:
+    before, after = look(model, *real).float(), look(model, *swapped).float()
     if before.shape != after.shape:
         return True
     change = (before - after).flatten(1).abs().amax(1)  # [R]

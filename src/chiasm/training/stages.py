@@ -66,8 +66,8 @@ def _set_mode(module: nn.Module, inherited: bool) -> None:
 def most_of(recipe: Recipe, part: str) -> Any:
     """The most of a part that may train: "all", "none", the last n layers, or LoRA adapters."""
     kind, _, rest = part.partition(".")
-    if kind == "backbone" and not rest:
-        return recipe.backbone.train
+    if kind == "backbone":
+        return recipe.backbone.options.get("vision", "none") if rest else recipe.backbone.train
     if kind == "encoders" and "." not in rest:
         spec = recipe.encoder_for(rest) if rest in recipe.inputs else recipe.encoders.get(rest)
         return spec.train if spec else "all"
@@ -118,7 +118,9 @@ def _allowed(module: nn.Module, own: list[tuple[str, nn.Parameter]], most: Any, 
         if not adapters:
             raise RecipeError(f"{part}.train: lora, but the part has no adapters; it needs linear layers to adapt")
         return adapters
+    ids = {id(p) for _, p in own}
     lists = {name: m for name, m in module.named_modules() if m is not module and isinstance(m, nn.ModuleList)}
+    lists = {name: m for name, m in lists.items() if all(id(p) in ids for p in m.parameters())}  # not those of a part inside it
     writing = next((m for name, m in lists.items() if "decoder" in name.split(".")), None)  # an encoder-decoder's last layers write
     layers = writing or max(lists.values(), key=len, default=[])
     if most > len(layers):
