@@ -217,6 +217,11 @@ class Reader:
 
     # ---- what the ecosystem asks of it
 
+    def example(self, template: Any, names: Sequence[str]) -> str:
+        """A prompt as `processed` takes it, with one picture of each of `names` and `...` for every text of a user's."""
+        around, fields = self._render(form_of(template, dict.fromkeys(names, 1)))
+        return _filled(self.image_token.join(around), ["..."] * len(fields))
+
     def processed(self, texts: Sequence[str], pictures: Sequence[Sequence[np.ndarray]] | None, **settings: Any) -> dict[str, Any]:
         """Texts as the chat template renders them and each one's pictures uint8 [h, w, 3] -> the model's arguments, padded."""
         bos = self.tokenizer.bos_token

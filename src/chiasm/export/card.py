@@ -111,7 +111,9 @@ def usage(run: Any) -> str:
 
 
 def example_prompt(run: Any, task: Any) -> str:
-    """The task's prompt with `...` for the user's words, and each placed input's token."""
+    """The task's prompt with `...` for the user's words, and each placed input's token; a chat template's where the backbone has one."""
+    if run.processor.reader is not None:
+        return run.processor.reader.example(task.prompt, [name for name in run.processor.reads if name in task.reads])
     placed = set(run.model.config.placeholder_ids)
     words = []
     for piece, is_field in task.prompt.pieces:
