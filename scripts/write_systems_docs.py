@@ -8,7 +8,10 @@ python scripts/write_systems_docs.py              write from the runs that are t
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
+import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +20,19 @@ from chiasm.types import ChiasmError
 from chiasm_cli.fusions import strategies
 from chiasm_cli.shelf import files, headline
 
-TARGET = Path(__file__).resolve().parent.parent / "docs" / "systems.md"
+ROOT = Path(__file__).resolve().parent.parent
+TARGET = ROOT / "docs" / "systems.md"
+CHECKPOINTS = {  # recipe -> the tests that make small random checkpoints of that system
+    "vit_gpt2_caption": "test_vision_encoder_decoder",
+    "clip": "test_towers",
+    "llava": "test_llava",
+    "visualbert": "test_visual_bert",
+}
+TESTED = {  # recipe -> the test that compares its fusion with transformers' own layer
+    "lxmert": "test_co_attention_is_lxmerts_cross_modality_layer",
+    "flamingo": "test_closed_gates_are_the_bare_language_model_to_the_bit",
+    "coca": "test_own_weights_compute_gpt2s_cross_attention_where_they_stand_in_its_place",
+}
 INTRO = """# Every system by its name
 
 This file is made by `scripts/write_systems_docs.py` from the recipes and from trained runs; do not edit it. Train one of them with
@@ -27,9 +42,10 @@ scripts/write_systems_docs.py --train` trains every small form and writes this f
 The figures are those of the small form: one seed, trained for the minutes given on one thread of a CPU, on data that only shows that the
 system learns and uses what it declares. They say nothing about how the systems rank, nor what the full forms reach. *Without* is the
 best score of the same model with one of its inputs shuffled among the rows (its name follows): had the model ignored that input, it
-would have lost nothing.
+would have lost nothing. *Parity* is with transformers: the largest difference of any output over several small random checkpoints that
+`chiasm convert` made runs of, or the test in `tests/parity/test_strategies.py` that compares the fusion with transformers' own layer.
 """
-HEADER = "| recipe | is | meet | score of the small form | without | minutes |\n|---|---|---|---|---|---|"
+HEADER = "| recipe | is | meet | score of the small form | without | minutes | parity |\n|---|---|---|---|---|---|---|"
 
 
 def main() -> None:
@@ -54,16 +70,31 @@ def render(runs: Path) -> str:
     """The whole file."""
     acts = {strategy["name"]: strategy["acts"] for strategy in strategies()}
     about = {file.stem: headline(file) for file in files()}
-    parts = [INTRO]
+    parts, equal = [INTRO], parities()
     for group in sorted({about[name]["group"] for name in systems()}):
         parts += [f"## {group[0].upper()}{group[1:]}\n", HEADER]
         for name in (name for name in systems() if about[name]["group"] == group):
-            parts += rows(name, about[name]["description"], acts, runs / f"{name}-tiny")
+            parts += rows(name, about[name]["description"], acts, runs / f"{name}-tiny", equal.get(name, ""))
         parts.append("")
     return "\n".join(parts)
 
 
-def rows(name: str, description: str, acts: dict[str, str], folder: Path) -> list[str]:
+def parities() -> dict[str, str]:
+    """Recipe -> how equal its system is to transformers' own."""
+    found = {name: f"`{test}`" for name, test in TESTED.items()}
+    sys.path.insert(0, str(ROOT / "tests" / "convert"))
+    for name, module in CHECKPOINTS.items():
+        tests, worst = importlib.import_module(module), 0.0
+        with tempfile.TemporaryDirectory() as folder:
+            for number, case in enumerate(tests.CASES.values()):
+                tests.save(Path(folder) / f"{number}", *case)
+                done = chiasm.convert(Path(folder) / f"{number}", Path(folder) / f"run{number}")
+                worst = max(worst, *done.differences.values())
+        found[name] = f"{worst:.1e} over {len(tests.CASES)} checkpoints"
+    return found
+
+
+def rows(name: str, description: str, acts: dict[str, str], folder: Path, equal: str) -> list[str]:
     """A line for each task of one system's last stage."""
     if not (folder / "metrics.json").exists():
         raise ChiasmError(f"{folder} has no metrics; train it with chiasm train {name}:tiny --output {folder}, or give --train")
@@ -80,7 +111,8 @@ def rows(name: str, description: str, acts: dict[str, str], folder: Path) -> lis
         low, high = found["intervals"][key]
         system = [f"`{name}`", description, meet] if not lines else [""] * 3
         score = f"{task}: {key.partition('.')[2]} {scores[key]:.3f} [{low:.3f}, {high:.3f}]"
-        lines.append(f"| {' | '.join(system)} | {score} | {without(key, scores)} | {'' if lines else minutes(folder)} |")
+        last = ["", ""] if lines else [minutes(folder), equal]
+        lines.append(f"| {' | '.join([*system, score, without(key, scores), *last])} |")
     return lines
 
 
@@ -89,6 +121,8 @@ def without(key: str, scores: dict[str, Any]) -> str:
     metric, bracket, inside = key.partition("[")
     begin = f"{metric}[{inside.rstrip(']')}, " if bracket else f"{metric}["
     shuffled = {k: v for k, v in scores.items() if k.startswith(begin) and k.endswith(" shuffled]") and "=" not in k}
+    if not shuffled:
+        return "reads nothing else"
     best = max(shuffled, key=lambda k: shuffled[k])
     return f"{shuffled[best]:.3f} ({best.removeprefix(begin).removesuffix(' shuffled]')})"
 
