@@ -53,7 +53,7 @@ def joint(runs: Path, seeds: Sequence[int]) -> list[str]:
         "plain text": ["stages.0.tasks=[language]"],
         "questions": ["stages.0.tasks=[answer]"],
         "both, fixed weights": [],
-        "both, learned weights": ["train={loss_weights: learned}"],
+        "both, learned weights": ["train.loss_weights=learned"],
     }
     for way, changes in ways.items():
         named = runs / way.replace(", ", "-").replace(" ", "-")
@@ -65,7 +65,9 @@ def joint(runs: Path, seeds: Sequence[int]) -> list[str]:
 def trained(recipe: str, folder: Path, changes: Sequence[str], seed: int) -> dict[str, float]:
     """The test's figures of a run, which is trained where it is not there."""
     if not (folder / "metrics.json").exists():
-        chiasm.train(f"{recipe}:tiny", overrides=[*changes, f"train.seed={seed}", f"data.seed={seed}"], output=folder)
+        chiasm.train(
+            f"{recipe}:tiny", overrides=[*changes, f"train.seed={seed}", f"data.seed={seed}", "train.evaluate_every=1000"], output=folder
+        )
     return json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["test"]
 
 
