@@ -16,11 +16,16 @@ OF_DECODING = (START, "forced_bos_token_id", "forced_eos_token_id")
 
 def full_precision(config: PreTrainedConfig) -> PreTrainedConfig:
     """The config without the number format that its checkpoint was stored in (bf16, mostly): weights that train are kept in 32 bits."""
-    config.dtype = None
+    note_format(config, None)
+    return config
+
+
+def note_format(config: PreTrainedConfig, dtype: Any) -> None:
+    """Write into a config, and into those inside it, which number format the weights have."""
+    config.dtype = dtype
     for name in config.sub_configs:
         if isinstance(part := getattr(config, name, None), PreTrainedConfig):
-            full_precision(part)
-    return config
+            note_format(part, dtype)
 
 
 def tie_special_tokens(config: PreTrainedConfig, tokenizer: Any, *, resize: bool) -> None:

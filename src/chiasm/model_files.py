@@ -17,6 +17,7 @@ from transformers import AutoModelForMultimodalLM, AutoProcessor
 
 from chiasm.components import did_you_mean
 from chiasm.config import ChiasmConfig
+from chiasm.framing import note_format
 from chiasm.loading import WEIGHTS, check_folder, listed, more_layers, reason_of
 from chiasm.model import without_bars
 from chiasm.types import ChiasmError, RecipeError
@@ -27,7 +28,7 @@ UNREADABLE = (OSError, ValueError, TypeError, KeyError, AttributeError, ImportEr
 
 def save_model(model: Any, processor: Any, folder: Path, weights: Mapping[str, Tensor] | None = None) -> None:
     """Write model, processor and MANIFEST.json into `folder`. The same model gives the same bytes. `weights`: of one that holds a part."""
-    model.config.dtype = model.config.get_text_config().dtype = model.dtype
+    note_format(model.config, model.dtype)
     for where_from in ("is_local", "local_files_only"):  # which loading notes down
         processor.tokenizer.init_kwargs.pop(where_from, None)
     with without_bars():

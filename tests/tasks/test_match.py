@@ -17,6 +17,7 @@ UNITS = [(0,), (0,), (1,), (2,), (3,), (4, 5), (5, 6), ()]
 
 class Ids:
     start_ids, close_ids, pad_id, placeholders_first = [1], [], 0, True
+    layout: ClassVar[dict] = {}
 
     def encode(self, texts, *, user):
         return [[2 + len(word) for word in text.split()] for text in texts]

@@ -12,6 +12,7 @@ class Words:
     """A processor whose ids are words; `<image 2>` is the run of the row's second picture."""
 
     placeholders_first = True
+    layout: ClassVar[dict] = {}
 
     def encode(self, texts, *, user):
         return [[f"'{word}'" if user else word for word in text.split()] for text in texts]

@@ -10,10 +10,12 @@ import signal
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import torch
 from torch import nn
+from transformers import PreTrainedConfig
 
 from chiasm.data.sources.base import Source
 from chiasm.data.split import Split
@@ -122,7 +124,7 @@ class ToyModel(nn.Module):
         self.fusion, self.backbone = ToyFusion(), nn.Sequential(nn.LayerNorm(WIDTH), nn.Linear(WIDTH, WIDTH), nn.ReLU(), nn.Dropout(0.1))
         self.heads, self.deaf = nn.ModuleDict({name: nn.Linear(WIDTH, 3) for name in tasks}), deaf
 
-    device = torch.device("cpu")
+    device, dtype, config = torch.device("cpu"), torch.float32, PreTrainedConfig()
 
     def parts(self):
         parts = {"backbone": self.backbone, "fusion": self.fusion}
@@ -153,6 +155,7 @@ class ToyModel(nn.Module):
 
 class ToyProcessor:
     def __init__(self):
+        self.tokenizer = SimpleNamespace(init_kwargs={})
         self.modalities = {"seen": ToyModality(), "heard": ToyModality()}
 
     def save_pretrained(self, folder):

@@ -56,6 +56,8 @@ def test_a_run_is_read_only_as_it_was_written(name: str, checkpoint, tmp_path: P
     again, processor = load_model(tmp_path / "model")
     assert all(torch.equal(value, again.state_dict()[key]) for key, value in model.state_dict().items())
     assert processor.reads == ("image",)
+    save_model(again, processor, tmp_path / "again")
+    assert (tmp_path / "again" / MANIFEST).read_bytes() == (tmp_path / "model" / MANIFEST).read_bytes()
     weights = tmp_path / "model" / "model.safetensors"
     kept = load_file(weights)
     key = next(key for key in sorted(kept) if "vision" in key or "visual" in key)
