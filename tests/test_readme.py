@@ -75,7 +75,7 @@ def test_the_tree_is_that_of_the_repository():
     tree = blocks("text")[-1]
     inside = [ROOT, ROOT / "tests", ROOT / "src" / "chiasm", ROOT / "src" / "chiasm" / "data"]
     known = {path.name for folder in inside for path in folder.iterdir()}
-    named = [*re.findall(r"(?<![\w/])([a-z_]+)/(?=\s)", tree), *re.findall(r"[a-z]+\.py", tree)]
+    named = [*re.findall(r"(?<![\w/])([a-z_]+)/(?=\s)", tree), *re.findall(r"[a-z_]+\.py", tree)]
     assert len(named) > 25 and set(named) <= known
     source = {path.stem if path.suffix else path.name + "/" for path in inside[2].iterdir() if not path.name.startswith("_")}
     assert {name for name in source if name not in tree and not name.startswith("recipe_")} == set()
