@@ -1,6 +1,7 @@
 """Partners of image-text matching: another picture, another text, the same ones again in every evaluation."""
 
 from types import SimpleNamespace
+from typing import ClassVar
 
 import numpy as np
 import pytest

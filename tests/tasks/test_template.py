@@ -1,5 +1,7 @@
 """Prompts with repeated records: dialogues, examples, interleaved documents, and which picture stands where."""
 
+from typing import ClassVar
+
 import pytest
 
 from chiasm.tasks.template import Template
