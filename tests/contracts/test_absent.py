@@ -157,7 +157,7 @@ def test_a_saved_model_and_its_processor_do_the_same(fusion, backbone, tmp_path)
 def test_early_shows_it_at_the_first_placeholder(backbone):
     """Where the prompt is written with an image's places and there is none, the first shows the token and the others are hidden."""
     model, processor = tiny("early", backbone)
-    inputs = processor(text=["<image><audio>what is this sound ?"])
+    inputs = processor(text=["<audio><image>what is this sound ?"])  # the order in which loose ones are put in front
     places = inputs["input_ids"][0] == model.config.placeholder_ids["image"]
     assert places.sum() == processor.placeholder_counts["image"]
     loose = processor(text=["what is this sound ?"])  # the processor makes room for one of each

@@ -74,6 +74,8 @@ def map_classes(folder: Path) -> None:
     (folder / "modeling_chiasm.py").write_text(MODULE, encoding="utf-8")
     for name in ("config.json", "processor_config.json"):
         content = json.loads((folder / name).read_text(encoding="utf-8"))
+        for part in (content, content.get("text_config") or {}):
+            part.pop("_name_or_path", None)  # a folder of this machine, or what a fresh model was never called
         content["auto_map"] = {auto: f"modeling_chiasm.{kind}" for auto, kind in CLASSES.items()}
         (folder / name).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
