@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import chiasm
-from chiasm.types import ChiasmError
 from chiasm_cli.fusions import strategies
 from chiasm_cli.shelf import files, headline
 
@@ -39,10 +38,10 @@ This file is made by `scripts/write_systems_docs.py` from the recipes and from t
 `chiasm train NAME data.train=YOUR.jsonl` (pretrained weights) or `chiasm train NAME:tiny` (fresh weights, built-in data). `python
 scripts/write_systems_docs.py --train` trains every small form and writes this file again.
 
-The figures are those of the small form: one seed, trained for the minutes given on one thread of a CPU, on data that only shows that the
-system learns and uses what it declares. They say nothing about how the systems rank, nor what the full forms reach. *Without* is the
-best score of the same model with one of its inputs shuffled among the rows (its name follows): had the model ignored that input, it
-would have lost nothing. *Parity* is with transformers: the largest difference of any output over several small random checkpoints that
+The figures are those of the small form: one seed, trained for the minutes given on a CPU that was busy with other work too, on data that
+only shows that the system learns and uses what it declares. They say nothing about how the systems rank, nor what the full forms reach.
+*Without* is the best score of the same model with one of its inputs shuffled among the rows (its name follows): had the model ignored that
+input, it would have lost nothing. *Parity* is with transformers: the largest difference of any output over several small random checkpoints that
 `chiasm convert` made runs of, or the test in `tests/parity/test_strategies.py` that compares the fusion with transformers' own layer.
 """
 HEADER = "| recipe | is | meet | score of the small form | without | minutes | parity |\n|---|---|---|---|---|---|---|"
@@ -97,7 +96,7 @@ def parities() -> dict[str, str]:
 def rows(name: str, description: str, acts: dict[str, str], folder: Path, equal: str) -> list[str]:
     """A line for each task of one system's last stage."""
     if not (folder / "metrics.json").exists():
-        raise ChiasmError(f"{folder} has no metrics; train it with chiasm train {name}:tiny --output {folder}, or give --train")
+        return [f"| `{name}` | {description} | | not measured yet | | | {equal} |"]
     recipe = chiasm.load_recipe(folder / "recipe.yaml")
     fusion = recipe.fusion.type
     meet = f"{acts.get(fusion, 'several')} (`{fusion}`)" if fusion != "none" else "nowhere (`none`)"
@@ -128,9 +127,10 @@ def without(key: str, scores: dict[str, Any]) -> str:
 
 
 def minutes(folder: Path) -> str:
-    """How long the run's steps took together."""
+    """How long the run's stages had trained when each took its last step."""
     events = [json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
-    return f"{sum(event.get('seconds', 0) for event in events) / 60:.1f}"
+    last = {event["stage"]: event["seconds"] for event in events if "seconds" in event and "stage" in event}
+    return f"{sum(last.values()) / 60:.1f}"
 
 
 if __name__ == "__main__":
