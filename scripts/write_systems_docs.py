@@ -40,9 +40,10 @@ scripts/write_systems_docs.py --train` trains every small form and writes this f
 
 The figures are those of the small form: one seed, trained for the minutes given on a CPU that was busy with other work too, on data that
 only shows that the system learns and uses what it declares. They say nothing about how the systems rank, nor what the full forms reach.
-*Without* is the best score of the same model with one of its inputs shuffled among the rows (its name follows): had the model ignored that
-input, it would have lost nothing. *Parity* is with transformers: the largest difference of any output over several small random checkpoints that
-`chiasm convert` made runs of, or the test in `tests/parity/test_strategies.py` that compares the fusion with transformers' own layer.
+*Without* is the best score of the same model with one of its inputs shuffled among the rows (its name follows): had the model ignored
+that input, it would have lost nothing. *Parity* is with transformers: the largest difference of any output over several small random
+checkpoints that `chiasm convert` made runs of, or the test in `tests/parity/test_strategies.py` that compares the fusion with
+transformers' own layer.
 """
 HEADER = "| recipe | is | meet | score of the small form | without | minutes | parity |\n|---|---|---|---|---|---|---|"
 
