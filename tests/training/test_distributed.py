@@ -130,25 +130,31 @@ def test_two_processes_train_as_one(tmp_path, world):
     assert checkpoint.read_state(path)["processes"] == world
 
 
-def test_a_signal_to_one_stops_all_and_resume_is_bit_identical(tmp_path):
-    """With dropout, batch norm and augmentation; on another number of processes the same steps go on."""
-    keys = {"stages": [{"epochs": 3, "batch_size": 8, "learning_rate": 0.01}], "save_every": 1000}
-    trained(tmp_path / "whole", made=build(rows=64, bad=1), **keys)
+def struck(made, *, step, by):
+    """What builds the materials, such that the second process gets the signal `by` in its training step `step`."""
 
-    def stopping(recipe):
-        materials = build(rows=64, bad=1)(recipe)
+    def making(recipe):
+        materials = made(recipe)
         steps, task = iter(range(1000)), materials.tasks["answer"]
         honest = task.loss
 
         def loss(*arguments):
-            if materials.model.training and next(steps) == 9 and os.environ["RANK"] == "1":
-                os.kill(os.getpid(), signal.SIGTERM)
+            if materials.model.training and next(steps) == step and os.environ["RANK"] == "1":
+                os.kill(os.getpid(), by)
             return honest(*arguments)
 
         task.loss = loss
         return materials
 
-    trained(tmp_path / "cut", made=stopping, expect=[143], **keys)
+    return making
+
+
+def test_a_signal_to_one_stops_all_and_resume_is_bit_identical(tmp_path):
+    """With dropout, batch norm and augmentation; on another number of processes the same steps go on."""
+    keys = {"stages": [{"epochs": 3, "batch_size": 8, "learning_rate": 0.01}], "save_every": 1000}
+    trained(tmp_path / "whole", made=build(rows=64, bad=1), **keys)
+
+    trained(tmp_path / "cut", made=struck(build(rows=64, bad=1), step=9, by=signal.SIGTERM), expect=[143], **keys)
     paths = sorted((tmp_path / "cut" / "checkpoints").iterdir())
     assert [checkpoint.step_of(path) for path in paths] == [10]
     alone = tmp_path / "alone"
@@ -163,20 +169,7 @@ def test_a_killed_process_ends_the_others_and_the_run_resumes(tmp_path):
     keys = {"stages": [{"epochs": 3, "batch_size": 8, "learning_rate": 0.01}], "save_every": 2}
     trained(tmp_path / "whole", **keys)
 
-    def dying(recipe):
-        materials = build(rows=64)(recipe)
-        steps, task = iter(range(1000)), materials.tasks["answer"]
-        honest = task.loss
-
-        def loss(*arguments):
-            if materials.model.training and next(steps) == 7 and os.environ["RANK"] == "1":
-                os.kill(os.getpid(), signal.SIGKILL)
-            return honest(*arguments)
-
-        task.loss = loss
-        return materials
-
-    trained(tmp_path / "cut", made=dying, expect=[2, -signal.SIGKILL], num_workers=1, **keys)
+    trained(tmp_path / "cut", made=struck(build(rows=64), step=7, by=signal.SIGKILL), expect=[2, -signal.SIGKILL], num_workers=1, **keys)
     trained(tmp_path / "cut", resume=True, **keys)
     assert digest(tmp_path / "cut") == digest(tmp_path / "whole")
 
