@@ -41,7 +41,6 @@ TASKS = {
     "mask_words": {"type": "mask", "text": "{caption}", "whole_words": True, "share": 0.5},
     "contrast_bare": {"type": "contrast", "between": ["audio", "caption"], "project": False, "direction": "forward"},
 }
-every_task = pytest.mark.parametrize("name", TASKS)
 FUSED = {"type": "hybrid", "parts": [{"type": "cross_attention"}, {"type": "late", "combine": "decisions", "inputs": ["audio"]}]}
 
 
@@ -50,12 +49,21 @@ BOTH_SIDES = ("contrast", "match", "mask")  # tasks whose targets are what they 
 current = {"backbone": BACKBONES[0]}
 
 
-@pytest.fixture(autouse=True, params=BACKBONES)
-def on_each_backbone(request):
-    current["backbone"] = request.param
-    name = request.node.callspec.params.get("name")
-    if name is not None and (TASKS[name]["type"] == "mask") != (request.param == "bert"):
-        pytest.skip("mask tasks are tried on bert, all others on what writes")
+PAIRS = [(backbone, name) for backbone in BACKBONES for name in TASKS if (TASKS[name]["type"] == "mask") == (backbone == "bert")]
+
+
+def on_each_backbone(pairs):
+    """A test of one task, on every backbone that can do it."""
+    return pytest.mark.parametrize("name", pairs, indirect=True, ids=["-".join(pair) for pair in pairs])
+
+
+every_task = on_each_backbone(PAIRS)
+
+
+@pytest.fixture
+def name(request):
+    current["backbone"], task = request.param
+    return task
 
 
 @lru_cache
@@ -164,7 +172,7 @@ def test_one_prediction_per_row_in_order(name):
     assert all(outputs_alike(a.output, b.output) for a, b in zip(own, alone, strict=True))
 
 
-@pytest.mark.parametrize("name", ["judged"])
+@on_each_backbone([pair for pair in PAIRS if pair[1] == "judged"])
 def test_surprise_adds_up_to_the_loss_and_where_nothing_else_is_asked_nothing_is_written(name):
     model, _ = model_of_all()
     batch, streams = batch_of(name, samples())
