@@ -43,9 +43,10 @@ LAYERS = [
     ["training"],
     ["report"],
     ["run"],
-    ["convert", "export"],
+    ["convert", "export", "explain", "retrieval", "conversation", "prediction"],
     ["check"],
-    ["compare"],
+    ["compare", "audit"],
+    ["serve"],
 ]
 COMPONENT_FOLDERS = ["media", "data/sources", "encoders", "connectors", "backbones", "fusion", "metrics", "tasks"]
 ATTICS = {"utils.py", "util.py", "helpers.py", "common.py", "misc.py", "constants.py"}
