@@ -30,6 +30,7 @@ from chiasm.loading import (
     WEIGHTS,
     at_random,
     from_checkpoint,
+    listed,
     may_be_missing,
     more_layers,
     refuse_incomplete,
@@ -41,6 +42,7 @@ from chiasm.media.tokenizer import learn_tokenizer
 from chiasm.model import ChiasmForConditionalGeneration, without_bars
 from chiasm.preprocessing import encoder_config, wanted_options
 from chiasm.processing import ChiasmProcessor, build_modalities, placeholder
+from chiasm.quantized import BLOCK, quantize
 from chiasm.recipe import BackboneSpec, EncoderSpec, LoraTrain, Recipe, TokenizerSpec
 from chiasm.recipe_check import backbone_kind
 from chiasm.recipe_errors import RecipeProblems, explain
@@ -105,6 +107,8 @@ def build(recipe: Recipe, samples: Sequence[Sample], texts: Iterable[str] = ()) 
     model.processor = processor
     if processor.reader is not None:
         take_over(model, processor.reader, whole, str(recipe.backbone.model))
+    if recipe.backbone.quantize:
+        pack(model, recipe.backbone.quantize)
     return model, processor
 
 
@@ -241,6 +245,17 @@ def word_model(kind: Any, spec: BackboneSpec) -> Any:
     whole, info = from_checkpoint(kind, where := str(spec.model), "backbone", **WEIGHTS)
     whole.at_random = refuse_incomplete("backbone", where, info, spec.allow_missing or (), whole.base_model_prefix)
     return whole.eval()
+
+
+def pack(model: ChiasmForConditionalGeneration, how: str) -> None:
+    """Quantise the backbone's loaded weights; a note tells of layers that stay as they are."""
+    backbone = model.model.backbone
+    left = quantize(backbone.adapted, backbone.cross_attentions, filled=True)
+    model.config.backbone["quantize"] = how
+    if left:
+        model.notes.append(
+            f"backbone.quantize: {len(left)} linear layer(s) stay in full, their rows are no multiple of {BLOCK}: {listed(left)}"
+        )
 
 
 def has_tied_head(whole: Any) -> bool:

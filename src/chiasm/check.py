@@ -17,6 +17,7 @@ from chiasm.data.opening import open_file, split_names
 from chiasm.data.order import plan_epoch
 from chiasm.data.randomness import some_of
 from chiasm.evaluation.result import plain
+from chiasm.quantized import count_parameters
 from chiasm.recipe import Recipe, load_recipe
 from chiasm.recipe_check import check_components
 from chiasm.recipe_errors import RecipeProblems
@@ -107,7 +108,8 @@ def check_splits(recipe: Recipe, materials: Materials, found: Check) -> None:
 def check_stages(recipe: Recipe, materials: Materials, found: Check) -> None:
     """What each stage would train, how much memory it takes, and how long it lasts by one measured step."""
     model = materials.model
-    total = sum(p.numel() for p in model.parameters())
+    total = count_parameters(model)
+    held = sum(tensor.numel() * tensor.element_size() for tensor in (*model.parameters(), *model.buffers()))
     found.facts |= {"parameters": total, "stages": {}}
     for stage in recipe.stages:
         rows = apply_stage(model, recipe, stage)
@@ -118,7 +120,7 @@ def check_stages(recipe: Recipe, materials: Materials, found: Check) -> None:
         trainable = sum(row.trainable for row in rows)
         steps = stage.steps or (stage.epochs or 1) * -(-len(plan) // stage.accumulate)
         seconds = timed_step(materials, split.open_rows(plan[0]), stage.tasks)
-        megabytes = (total * 4 + trainable * 4 * (STEP_STATES - 1)) / 2**20
+        megabytes = (held + trainable * 4 * (STEP_STATES - 1)) / 2**20
         minutes = steps * seconds * stage.accumulate / 60
         length = f"about {minutes:.1f} min" if stage.max_minutes is None else f"at most {stage.max_minutes:g} min"
         found.lines.append(

@@ -33,6 +33,7 @@ from chiasm.fusion.hybrid import build as build_fusion
 from chiasm.fusion.interleaving import reach
 from chiasm.outputs import ChiasmOutput
 from chiasm.processing import argument, build_modalities
+from chiasm.quantized import quantize
 from chiasm.types import BadInput, Fused, RecipeError, Step, Streams, Tokens
 
 
@@ -110,6 +111,8 @@ class ChiasmModel(MediaFeatures, DecodingPass, ChiasmPreTrainedModel):
             self.backbone.layers[layer].register_forward_pre_hook(partial(self._meet, layer), with_kwargs=True)
         for attention in () if kind.has_encoder else backbone.cross_attentions:  # a decoder always has its prompt to read
             attention.register_forward_hook(self._silence_absent)
+        if config.backbone.get("quantize"):
+            quantize(backbone.adapted, backbone.cross_attentions, filled=False)
         self.post_init()
 
     @property

@@ -108,6 +108,8 @@ class BackboneSpec(OpenSpec):
     """A pretrained tokenizer's name, or {type: words|bpe, vocab_size: n}; the model's own where not given."""
     train: Trainable = "all"
     """The most that may train: all, none, the last n layers, or {lora: {rank: n}}."""
+    quantize: Literal["nf4"] | None = None
+    """nf4: four bits a weight in the linear layers of a pretrained backbone (QLoRA), which then trains not at all or by LoRA."""
     allow_missing: list[str] | None = None
     """Weights that may be absent from the checkpoint and start at random, as patterns: [pooler.*]; without it that is an error."""
 
@@ -117,6 +119,14 @@ class BackboneSpec(OpenSpec):
         if isinstance(data, Mapping) and data.get("tokenizer") in ("words", "bpe"):
             return {**data, "tokenizer": {"type": data["tokenizer"]}}
         return data
+
+    @model_validator(mode="after")
+    def _packed(self) -> BackboneSpec:
+        if self.quantize and not self.model:
+            raise ValueError("quantize packs the weights of a pretrained backbone; write model: NAME too")
+        if self.quantize and self.train != "none" and not isinstance(self.train, LoraTrain):
+            raise ValueError("packed weights do not train; write train: none or train: {lora: {rank: 16}} beside quantize")
+        return self
 
 
 class FusionSpec(OpenSpec):

@@ -19,6 +19,7 @@ from chiasm.evaluation.baselines import Baseline, majority, question_only
 from chiasm.evaluation.evaluate import ROWS_READ, evaluate
 from chiasm.evaluation.result import Evaluation, plain, read_json
 from chiasm.model_files import load_model
+from chiasm.quantized import count_parameters
 from chiasm.recipe import Recipe, load_recipe
 from chiasm.recipe_check import check_components
 from chiasm.report.gather import gather
@@ -173,7 +174,7 @@ class Run:
         """RUN/report.html with pictures, answers and retrieval rows of the first test split."""
         names = self.test_splits()
         samples, retrieval = gather(self, names[0]) if names else ([], [])
-        count = sum(p.numel() for p in self.model.parameters())
+        count = count_parameters(self.model)
         return write_report(self.folder, facts={"Parameters": f"{count:,}"}, samples=samples, retrieval=retrieval)
 
     def examples(self, count: int = 8) -> list[str]:

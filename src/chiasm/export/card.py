@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 from huggingface_hub import EvalResult, ModelCardData
 
+from chiasm.quantized import count_parameters
 from chiasm.report.scores import Row, TaskScores, control_names, split_scores
 
 CALLED = {"image": "images=[picture]", "audio": "audio=[sound]"}
@@ -60,7 +61,7 @@ def card_data(run: Any, title: str, scores: dict[str, list[TaskScores]]) -> Mode
 
 
 def architecture(run: Any) -> str:
-    config, count = run.model.config, sum(p.numel() for p in run.model.parameters())
+    config, count = run.model.config, count_parameters(run.model)
     encoders = [
         f"{name} by {spec['config']['model_type'] if spec.get('config') else spec['type']}" for name, spec in config.encoders.items()
     ]

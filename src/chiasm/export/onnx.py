@@ -42,6 +42,8 @@ def write(run: Any, folder: Path, final: Path) -> tuple[list[str], dict[str, Any
         raise ChiasmError(
             "--to onnx: a vision-language backbone lays out each row by its pictures' sizes, which one graph cannot; use --to hub"
         )
+    if run.model.config.backbone.get("quantize"):
+        raise ChiasmError("--to onnx: a graph has no packed weights (backbone.quantize); use --to hub")
     run.model.to("cpu")
     task = next((task for task in run.tasks.values() if task.view == "fused"), next(iter(run.tasks.values())))
     rows = examples(run, task)

@@ -53,6 +53,8 @@ def single_image(model: Any) -> str | None:
     parts = [model.config.backbone, *model.config.encoders.values()]
     if any("lora" in part for part in parts):
         return "it has no low-rank adapters (train: lora)"
+    if model.config.backbone.get("quantize"):
+        return "it has full weights, and this run's backbone has packed ones (backbone.quantize)"
     encoder = next(iter(model.model.encoders.values()))
     if not hasattr(encoder.network.config, "patch_size") or encoder.options.grid:
         return f"it needs a vision transformer, and this run's encoder is {encoder.network.config.model_type}"
