@@ -2,9 +2,11 @@
 
     python examples/curves.py labels RUNS      recipes/few_label.yaml: 1, 5, 25 and 100 % of the labels, pre-trained or not
     python examples/curves.py joint RUNS       recipes/llm_joint.yaml: plain text, questions, or both, at fixed and at learned weights
+    python examples/curves.py shots RUNS       recipes/flamingo.yaml: 0 to 4 examples in a prompt, of known and of new colours
 
 Every point is a run in RUNS, and one that is there already is not trained again. Prints a table: the mean over seeds and its 95 % interval
-(Student's t, which with three seeds is wide), on the 300 rows of the validation split, which no choice is made by.
+(Student's t, which with three seeds is wide), on the 300 rows of the validation split, which no choice is made by
+(`shots`: 200 rows of each kind).
 """
 
 from __future__ import annotations
@@ -25,12 +27,12 @@ SCRATCH = "stages=[{name: label, tasks: [label], data: few, steps: 550, batch_si
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("curve", choices=("labels", "joint"))
+    parser.add_argument("curve", choices=tuple(CURVES))
     parser.add_argument("runs", type=Path)
     parser.add_argument("--seeds", type=int, default=3)
     chosen = parser.parse_args()
     seeds = range(chosen.seeds)
-    print("\n".join(labels(chosen.runs, seeds) if chosen.curve == "labels" else joint(chosen.runs, seeds)))
+    print("\n".join(CURVES[chosen.curve](chosen.runs, seeds)))
 
 
 def labels(runs: Path, seeds: Sequence[int]) -> list[str]:
@@ -62,13 +64,25 @@ def joint(runs: Path, seeds: Sequence[int]) -> list[str]:
     return lines
 
 
-def trained(recipe: str, folder: Path, changes: Sequence[str], seed: int) -> dict[str, float]:
-    """The test's figures of a run, which is trained where it is not there."""
+def shots(runs: Path, seeds: Sequence[int]) -> list[str]:
+    """The table of few-shot learning: a line per number of examples."""
+    lines = ["| examples | colours bound in training | colours never bound | image shuffled |", "|---|---|---|---|"]
+    known, new = (
+        [trained("flamingo", runs / f"shots-{seed}", [], seed, split) for seed in seeds] for split in ("test", "test_new_colours")
+    )
+    for count in range(5):
+        kind = f"answer.exact_match[kind={count} shots"
+        lines.append(f"| {count} | {cell(known, f'{kind}]')} | {cell(new, f'{kind}]')} | {cell(known, f'{kind}, image shuffled]')} |")
+    return lines
+
+
+def trained(recipe: str, folder: Path, changes: Sequence[str], seed: int, split: str = "test") -> dict[str, float]:
+    """A split's figures of a run, which is trained where it is not there."""
     if not (folder / "metrics.json").exists():
         chiasm.train(
             f"{recipe}:tiny", overrides=[*changes, f"train.seed={seed}", f"data.seed={seed}", "train.evaluate_every=1000"], output=folder
         )
-    return json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["test"]
+    return json.loads((folder / "metrics.json").read_text(encoding="utf-8"))[split]
 
 
 def cell(scores: Sequence[Mapping[str, float]], key: str) -> str:
@@ -76,6 +90,9 @@ def cell(scores: Sequence[Mapping[str, float]], key: str) -> str:
     values = np.array([score[key] for score in scores])
     half = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else float("nan")
     return f"{values.mean():.3f} [{values.mean() - half:.3f}, {values.mean() + half:.3f}]"
+
+
+CURVES = {"labels": labels, "joint": joint, "shots": shots}
 
 
 if __name__ == "__main__":
