@@ -238,7 +238,7 @@ def test_only_the_demuxer_of_the_first_bytes_is_used():
     assert which(opened(clip(codec="mpeg4", format="avi"), frames=4)[0]) == [2, 7, 12, 17]
     assert reason(b"\0\0\0\x18ftypisom" + b"#EXTM3U\nhttp://127.0.0.1:9/a\n") == "truncated"
     with pytest.raises(BadInput) as error:
-        frames._open_nothing("http://127.0.0.1/a", 0, {})
+        frames.open_nothing("http://127.0.0.1/a", 0, {})
     assert error.value.reason == "demuxer_not_allowed"
 
 

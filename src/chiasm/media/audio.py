@@ -19,6 +19,7 @@ from torch import Tensor
 
 from chiasm.media import base, containers, files
 from chiasm.media.base import Seconds
+from chiasm.media.soundtrack import read_soundtrack
 from chiasm.types import BadInput, Drawn, Sound
 
 LEAST_RATE, GREATEST_RATE = 1000, 384_000  # Hz
@@ -58,6 +59,8 @@ class Audio(base.Modality):
         """Which channel of several is used."""
         seconds: Seconds | None = Field(None, gt=0)
         """A fixed length: longer sounds are cut, shorter ones padded."""
+        of_video: bool = False
+        """The files are videos (MP4, MOV, WebM, MKV, AVI, Ogg), and their sound track is heard: with `column: video`, of the same ones."""
         augment: Augment = Augment()
         """Random variants in training."""
 
@@ -72,6 +75,9 @@ class Audio(base.Modality):
         if isinstance(value, Sound):
             name, rate = "the sound", value.rate
             samples = self._from_samples(value, notes)
+        elif self.options.of_video and files.is_file(value):
+            name, track = files.describe(value), self._track(value, root)
+            samples, rate = self._from_samples(track, notes), track.rate
         elif files.is_file(value):
             name = files.describe(value)
             samples, rate = self._decode(value, root, name, notes)
@@ -110,6 +116,13 @@ class Audio(base.Modality):
     def _limit(self) -> float:
         """Seconds that are kept."""
         return min(self.options.window, self.options.seconds or self.options.window)
+
+    def _track(self, value: Any, root: str | None) -> Sound:
+        """The sound of a video file, of all its channels."""
+        name = files.describe(value)
+        with files.open_binary(value, root=root) as file:
+            most = self.options.window if self.options.on_long == "error" else self._limit
+            return read_soundtrack(file, containers.checked_video(file, name), name, most + 1)
 
     def _decode(self, value: Any, root: str | None, name: str, notes: list[str]) -> tuple[np.ndarray, int]:
         """(mono samples, rate) of a file; decoding stops at the limit."""

@@ -5,6 +5,7 @@ Decoders are lenient: libjpeg fills half a picture with grey, libsndfile shorten
 
 from __future__ import annotations
 
+import io
 import struct
 import zlib
 from dataclasses import dataclass
@@ -96,6 +97,20 @@ def video_format(head: bytes) -> str:
     if (still := _starts_with(head, PICTURES)) is not None:
         raise BadInput("format_not_allowed", f"is a {still} picture; for a video given as pictures write `listed: frames` in its input")
     raise _other_format(head, "an MP4, MOV, WebM, MKV, AVI, Ogg, GIF or WebP video")
+
+
+def checked_video(file: BinaryIO, name: str) -> str:
+    """What `video_format` says of an open file, which is left at its start; BadInput with its name, also where its index is missing."""
+    size = file.seek(0, io.SEEK_END)
+    file.seek(0)
+    try:
+        format = video_format(file.read(32))
+    except BadInput as error:
+        raise BadInput(error.reason, f"{name} {error}") from None
+    if format == "mov" and (fault := movie_fault(file, size)) is not None:
+        raise BadInput(fault[0], f"{name}: {fault[1]}")
+    file.seek(0)
+    return format
 
 
 def movie_fault(file: BinaryIO, size: int) -> tuple[str, str] | None:

@@ -74,7 +74,7 @@ def read_frames(
 ) -> tuple[list[np.ndarray], np.ndarray]:
     """(what is kept of each wanted frame, their times) of a file that libav's demuxer `format` reads."""
     try:
-        with av.open(file, mode="r", format=format, metadata_errors="replace", io_open=_open_nothing) as container:
+        with av.open(file, mode="r", format=format, metadata_errors="replace", io_open=open_nothing) as container:
             stream = _stream(container, name, check_size)
             index = _index(container, stream, format == "avi", name, notes)
             _compare_sound(container, index, notes)
@@ -83,10 +83,10 @@ def read_frames(
     except BadInput:
         raise
     except FAULTS as error:
-        raise BadInput("corrupt", f"{name}: not a readable video ({_said(error)})") from None
+        raise BadInput("corrupt", f"{name}: not a readable video ({said(error)})") from None
 
 
-def _open_nothing(url: str, flags: int, options: dict[str, str]) -> Any:
+def open_nothing(url: str, flags: int, options: dict[str, str]) -> Any:
     raise BadInput("demuxer_not_allowed", f"the video refers to another file, {url[:200]!r}")
 
 
@@ -158,7 +158,7 @@ def _decode(container: Any, stream: Any, index: Index, wanted: Sequence[int], na
         try:
             frame = reader.frame(number)
         except FAULTS as error:
-            raise BadInput("corrupt", f"{name}: frame {number} of {len(index.times)} cannot be decoded ({_said(error)})") from None
+            raise BadInput("corrupt", f"{name}: frame {number} of {len(index.times)} cannot be decoded ({said(error)})") from None
         if frame is None or frame.is_corrupt:
             raise BadInput("corrupt", f"{name}: frame {number} of {len(index.times)} cannot be decoded")
         kept[number] = keep(_upright(frame))
@@ -208,5 +208,5 @@ def _upright(frame: Any) -> np.ndarray:
     return np.ascontiguousarray(np.rot90(pixels, turns)) if turns else pixels
 
 
-def _said(error: Exception) -> str:
+def said(error: Exception) -> str:
     return getattr(error, "strerror", None) or str(error).strip().split("\n")[0] or type(error).__name__

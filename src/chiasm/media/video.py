@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import copy
-import io
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -135,15 +134,7 @@ class Video(base.Modality):
         if isinstance(value, str) and ADDRESS.match(value):
             raise BadInput("demuxer_not_allowed", f"{name} is an address, not a file; download the video first")
         with files.open_binary(value, root=root, limit=self.options.max_bytes) as file:
-            size = file.seek(0, io.SEEK_END)
-            file.seek(0)
-            try:
-                format = containers.video_format(file.read(32))
-            except BadInput as error:
-                raise BadInput(error.reason, f"{name} {error}") from None
-            if format == "mov" and (fault := containers.movie_fault(file, size)) is not None:
-                raise BadInput(fault[0], f"{name}: {fault[1]}")
-            file.seek(0)
+            format = containers.checked_video(file, name)
 
             def keep(frame: Any) -> np.ndarray:
                 return self._picture(frame, name, sampler)
