@@ -86,10 +86,12 @@ def trained(recipe: str, folder: Path, changes: Sequence[str], seed: int, split:
 
 
 def cell(scores: Sequence[Mapping[str, float]], key: str) -> str:
-    """`0.712 [0.650, 0.774]`: mean and interval over seeds."""
-    values = np.array([score[key] for score in scores])
+    """`0.712 [0.650, 0.774]`: mean and interval over seeds, of a perplexity in logarithms, of a share within 0 and 1."""
+    there, back = (np.log, np.exp) if key.endswith("perplexity") else (np.asarray, lambda value: np.clip(value, 0, 1))
+    values = there(np.array([score[key] for score in scores]))
     half = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else float("nan")
-    return f"{values.mean():.3f} [{values.mean() - half:.3f}, {values.mean() + half:.3f}]"
+    low, mean, high = back(np.array([values.mean() - half, values.mean(), values.mean() + half]))
+    return f"{mean:.4g} [{low:.4g}, {high:.4g}]" if mean > 10 else f"{mean:.3f} [{low:.3f}, {high:.3f}]"
 
 
 CURVES = {"labels": labels, "joint": joint, "shots": shots}

@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import time
+import traceback
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -221,6 +222,8 @@ def forked(call) -> int:
     except ChiasmError as error:
         print(error, file=sys.stderr)
         code = error.exit_code
+    except Exception:  # nobody above would print it
+        traceback.print_exc()
     finally:
         os._exit(code)
 
