@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional
-from transformers.cache_utils import Cache, DynamicLayer, EncoderDecoderCache
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, EncoderDecoderCache
 
 from chiasm.types import Tokens
 
@@ -45,6 +45,7 @@ class Window:
     def add(self, cache: Cache, mask: Tensor, keep: list[int]) -> None:
         """Take in rows `keep` of texts that were just read: `mask` [R, T], padded on the left, and their cache."""
         length, first = mask.shape[1], len(self.lengths)
+        cache = cache.self_attention_cache if isinstance(cache, EncoderDecoderCache) else cache
         if not self.layers:
             self.layers = [Layer(self, old.keys, old.values) for old in cache.layers]
             self.mask = torch.zeros(self.slots, 0, dtype=torch.bool, device=mask.device)
@@ -82,9 +83,10 @@ class Window:
         self.lengths[row] = self.lengths[last]
         self.lengths.pop()
 
-    def cache(self) -> Cache:
-        """As the backbone takes it."""
-        return Cache(layers=list(self.layers))
+    def cache(self, *, reads: bool) -> Cache:
+        """As the backbone takes it; one that reads beside writing (GPT-2 with cross-attention) also keeps what it reads there."""
+        own = Cache(layers=list(self.layers))
+        return EncoderDecoderCache(own, DynamicCache()) if reads else own
 
     def _move(self, end: int) -> None:
         """Let the window end ahead of column `end`, with as much room behind it."""
@@ -190,25 +192,3 @@ def mapped(value: Any, change: Callable[[Tensor], Any], seen: dict[int, Any] | N
         copy.memo = mapped(value.memo, change, seen)
         return copy
     return value
-
-
-def with_cross(own: Cache, cross: list[tuple[Tensor, Tensor]]) -> Cache:
-    """The backbone's cache together with what its own cross-attention keeps of a fusion's memory, where it has one."""
-    if not cross:
-        return own
-    layers = []
-    for keys, values in cross:
-        layer = DynamicLayer()
-        layer.lazy_initialization(keys, values)
-        layer.keys, layer.values = keys, values
-        layers.append(layer)
-    return EncoderDecoderCache(own, Cache(layers=layers))
-
-
-def cross_of(cache: Cache) -> list[tuple[Tensor, Tensor]]:
-    """The reverse: (keys, values) of every layer's cross-attention."""
-    return [(layer.keys, layer.values) for layer in cache.cross_attention_cache.layers] if isinstance(cache, EncoderDecoderCache) else []
-
-
-def own_of(cache: Cache) -> Cache:
-    return cache.self_attention_cache if isinstance(cache, EncoderDecoderCache) else cache

@@ -16,7 +16,7 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from chiasm.serve.batches import Collate, Row, end_ids, failure
-from chiasm.serve.memory import Bank, Window, cross_of, own_of, with_cross
+from chiasm.serve.memory import Bank, Window
 from chiasm.serve.settings import Settings
 from chiasm.serve.text import Text
 from chiasm.serve.work import Failed, Finished, Reason
@@ -48,6 +48,7 @@ class Slots:
     def __init__(self, model: Any, collate: Collate, size: int, count: Callable[[int], None] = lambda rows: None):
         self.model, self.collate, self.size, self.count = model, collate, size, count
         self.able = can_write(model)
+        self.reads = bool(model.model.backbone.cross_attentions)
         self.ends = end_ids(model)
         self.suppressed = list(model.generation_config.suppress_tokens or [])
         self.tokens = 0  # written
@@ -57,7 +58,7 @@ class Slots:
         self.rows: list[Row] = []
         self.texts: list[Text] = []
         self.window, self.bank = Window(self.size), Bank(self.size)
-        self._view: Any = None
+        self._view: tuple[Streams, Any] | None = None
 
     @property
     def free(self) -> int:
@@ -92,7 +93,7 @@ class Slots:
 
     def _admit(self, rows: list[Row]) -> None:
         try:
-            logits, structure, mask = self._read(rows)
+            logits, streams, cache, mask = self._read(rows)
         except Exception as error:
             if len(rows) > 1:
                 for row in rows:
@@ -109,8 +110,8 @@ class Slots:
             else:
                 self._finish(row, text, end)
         if keep:
-            self.window.add(own_of(structure.pop("cache")), mask, keep)
-            self.bank.add(structure, keep)
+            self.window.add(cache, mask, keep)
+            self.bank.add(streams, keep)
             self.rows += [rows[place] for place in keep]
             self.texts += [texts[place] for place in keep]
             self._view = None
@@ -120,8 +121,8 @@ class Slots:
         limit = min(row.settings.max_new_tokens, self.model.model.max_length - row.prompt_tokens)
         return Text(self.model.processor, row.settings, row.ticket, self.ends, limit)
 
-    def _read(self, rows: list[Row]) -> tuple[Tensor, dict[str, Any], Tensor]:
-        """Prompts and media -> (logits [R, V] of the next token, what is remembered, mask [R, T] of the prompts' visible tokens)."""
+    def _read(self, rows: list[Row]) -> tuple[Tensor, Streams, Any, Tensor]:
+        """Prompts and media -> (logits [R, V] of the next token, streams, cache, mask [R, T] of the prompts' visible tokens)."""
         model, task = self.model.model, rows[0].task
         step = self.collate(task, [row.opened for row in rows]).to(self.model.device)
         (batch,) = step.batches
@@ -139,8 +140,7 @@ class Slots:
             streams=streams,
             prompt_lengths=mask.sum(1),
         )
-        cache = output.past_key_values
-        return self._logits(output.fused), {"streams": streams, "cross": cross_of(cache), "cache": cache}, mask
+        return self._logits(output.fused), streams, output.past_key_values, mask
 
     def _streams(self, streams: Streams, inputs: dict[str, Tensor], rows: int) -> Streams:
         """Routed streams of every input that the fusion reads, one unit per row; an input that no row has is there, and hidden."""
@@ -149,14 +149,15 @@ class Slots:
         for name in model.fusion.inputs:
             if name not in routed:
                 routed[name] = model.connectors[name].nothing(rows, dtype=self.model.dtype, device=self.model.device)
-        return {name: replace(routed[name].by_row(), memo={}) for name in sorted(routed)}
+        return {name: alone(routed[name].by_row()) for name in sorted(routed)}
 
     # ---- tokens
 
     def _next_logits(self) -> Tensor:
         """[n, V] of every row's next token."""
-        if self._view is None:
-            self._view = self.bank.view()
+        if self._view is None:  # a cache that reads fills itself anew from the streams
+            self._view = self.bank.view(), self.window.cache(reads=self.reads)
+        streams, cache = self._view
         self.window.make_room()
         seen = self.window.visible()
         ids = torch.tensor([[text.ids[-1]] for text in self.texts], device=seen.device)
@@ -166,9 +167,9 @@ class Slots:
             input_ids=ids,
             attention_mask=whole,
             position_ids=seen.sum(1, keepdim=True),
-            past_key_values=with_cross(self.window.cache(), self._view["cross"]),
+            past_key_values=cache,
             use_cache=True,
-            streams=self._view["streams"],
+            streams=streams,
         )
         self.window.advance()
         return self._logits(output.fused)
@@ -218,6 +219,12 @@ class Slots:
             held[place] = held[-1]
             held.pop()
         self._view = None
+
+
+def alone(tokens: Tokens) -> Tokens:
+    """The same tokens with a memo of their own, alike in form whether they are there or absent."""
+    item = torch.zeros_like(tokens.mask, dtype=torch.long) if tokens.item is None else tokens.item
+    return replace(tokens, item=item, memo={})
 
 
 def positions(mask: Tensor) -> Tensor:
