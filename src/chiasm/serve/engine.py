@@ -273,7 +273,7 @@ class Engine:
     def _abandon(self) -> None:
         """Tell whoever still waits that nothing comes."""
         with self._changed:
-            for row in self._rows:
+            for row in (*self._rows, *self.slots.rows):
                 row.ticket.finish(Stopped("the server stopped before this request was answered"))
             for _, future in self._calls:
                 try:
@@ -282,4 +282,6 @@ class Engine:
                     pass
             self._rows.clear()
             self._calls.clear()
+            self.slots.clear()
+            self._active = 0
             self._changed.notify_all()
