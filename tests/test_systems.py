@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 
 import chiasm
 from chiasm.data.collate import Collator
@@ -20,7 +21,27 @@ LINES = 42  # of a recipe, at most
 
 
 def test_there_is_a_recipe_for_every_system():
-    assert {"vit_gpt2_caption", "clip", "visualbert", "vilbert", "lxmert", "meter", "llava", "vl_t5", "coca"} <= set(SYSTEMS)
+    pictures = {
+        "vit_gpt2_caption",
+        "clip",
+        "coca",
+        "blip",
+        "albef",
+        "visualbert",
+        "vilbert",
+        "lxmert",
+        "meter",
+        "llava",
+        "flamingo",
+        "kosmos",
+        "vl_t5",
+    }
+    others = {"sentiment", "audio_caption", "audio_qa", "video_qa", "visual_dialogue", "table_text", "medical_qa", "two_tower_recommend"}
+    assert set(SYSTEMS) == pictures | others | {"llm_joint", "few_label", "text_only"}
+
+
+def test_every_small_form_is_found():
+    assert set(SYSTEMS) == {file.stem for file in files() if "tiny" in yaml.safe_load(file.read_text(encoding="utf-8"))}
 
 
 @pytest.mark.parametrize("file", files(), ids=lambda file: file.stem)

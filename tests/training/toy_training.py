@@ -222,8 +222,9 @@ def forked(call) -> int:
     except ChiasmError as error:
         print(error, file=sys.stderr)
         code = error.exit_code
-    except Exception:  # nobody above would print it
-        traceback.print_exc()
+    except BaseException:
+        traceback.print_exc()  # nobody above will
+        raise
     finally:
         os._exit(code)
 
