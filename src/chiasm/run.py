@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
@@ -27,7 +27,7 @@ from chiasm.training.distributed import joined
 from chiasm.training.loop import train as run_training
 from chiasm.training.materials import assemble, open_split, rows_of, split_of
 from chiasm.training.precision import pick_device
-from chiasm.types import BadSample, ChiasmError, Opened, Prediction, RecipeError, Sample
+from chiasm.types import BadInput, BadSample, ChiasmError, Opened, Prediction, RecipeError, Sample, StepBatches
 
 BASELINE_ROWS = 200_000  # training rows that the blind baselines are counted on
 CONTROL_ROWS = 2_000  # rows that are also scored with each input shuffled and missing: an interval of about 2 points
@@ -127,15 +127,10 @@ class Run:
 
     def predict(self, rows: Iterable[Mapping[str, Any]], *, task: str | None = None) -> list[Prediction]:
         """Predictions for rows of inputs, in order; raises for the first row that cannot be used."""
-        parts = [self._inputs(row) for row in rows]
-        if not parts:
+        opened = self.open(rows)
+        if not opened:
             return []
-        chosen = self.tasks[self._named(task)] if task else self._task_for(parts[0])
-        samples = [Sample(str(i), part, file="inputs", line=i + 1, root="/") for i, part in enumerate(parts)]
-        opened = split_of(self.recipe, _Given(samples), self.processor).open_rows(range(len(samples)))
-        for row in opened:
-            if isinstance(row, BadSample):
-                raise ChiasmError(f"{row.input or 'input'}: {row.message} ({row.reason})")
+        chosen = self.task_for(opened[0].sample.parts, task)
         at_once = self._rows_at_once
         return [p for start in range(0, len(opened), at_once) for p in self._predict(chosen, opened[start : start + at_once])]
 
@@ -194,6 +189,24 @@ class Run:
         return lines
 
     # ---- what the verbs share
+
+    def open(self, rows: Iterable[Mapping[str, Any]], *, root: str | None = "/") -> list[Opened]:
+        """Rows of inputs with their media decoded, in order; raises BadInput for the first that cannot be used.
+
+        root: the folder that paths of media may not leave; None: no paths, only media themselves.
+        """
+        samples = [Sample(str(i), self._inputs(row), file="inputs", line=i + 1, root=root) for i, row in enumerate(rows)]
+        opened = split_of(self.recipe, _Given(samples), self.processor).open_rows(range(len(samples)))
+        return [refused(row) if isinstance(row, BadSample) else row for row in opened]
+
+    def task_for(self, parts: Mapping[str, Any], name: str | None = None) -> Any:
+        """The task called `name`; without a name the one that answers a row with these parts."""
+        return self._task_for(parts) if name is None else self.tasks[self._named(name)]
+
+    def collate(self, task: Any, opened: Sequence[Opened | BadSample]) -> StepBatches:
+        """What `task` reads of opened rows; raises BadInput for the first that it cannot use."""
+        step = Collator([task], self.processor, unlabelled=True)(opened)
+        return refused(step.bad[0]) if step.bad else step
 
     @cached_property
     def baselines(self) -> dict[str, list[Baseline]]:
@@ -277,10 +290,7 @@ class Run:
         return (exact or usable)[0]
 
     def _predict(self, task: Any, opened: Sequence[Opened | BadSample]) -> list[Prediction]:
-        step = Collator([task], self.processor, unlabelled=True)(opened)
-        if step.bad:
-            raise ChiasmError(f"{step.bad[0].input or 'input'}: {step.bad[0].message} ({step.bad[0].reason})")
-        step = step.to(self.model.device)
+        step = self.collate(task, opened).to(self.model.device)
         with torch.no_grad():
             streams = self.model.encode(step.pool)
             return [p for batch in step.batches for p in task.predict(self.model, batch, streams)]
@@ -334,6 +344,11 @@ class _Given(Source):
     @property
     def columns(self) -> list[str]:
         return list({column for sample in self.samples for column in sample.parts})
+
+
+def refused(bad: BadSample) -> NoReturn:
+    """Raise what is wrong with a row."""
+    raise BadInput(bad.reason, f"{bad.input or 'input'}: {bad.message} ({bad.reason})", input=bad.input)
 
 
 def refusal(bad: BadSample) -> dict[str, Any]:
