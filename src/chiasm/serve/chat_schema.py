@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from chiasm.components import did_you_mean
 from chiasm.serve.parts import Body, ContentPart
@@ -35,21 +35,21 @@ UNSUPPORTED = {
 }
 
 
+Parts = Annotated[list[ContentPart], Field(min_length=1)]
+Content = Annotated[
+    Annotated[str, Tag("tagged-text")] | Annotated[Parts, Tag("tagged-parts")],
+    Discriminator(lambda value: "tagged-text" if isinstance(value, str) else "tagged-parts"),
+]
+
+
 class Message(Body):
     """What one side said."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | Annotated[list[ContentPart], Field(min_length=1)]
+    content: Content
     name: str | None = None
     """Of OpenAI; the model is not told."""
     refusal: None = None
-
-    @field_validator("content", mode="before")
-    @classmethod
-    def _one_kind(cls, value: Any) -> Any:
-        if not isinstance(value, str | list):
-            raise ValueError("must be a text or a list of parts")
-        return value
 
 
 class StreamOptions(Body):

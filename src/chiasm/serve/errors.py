@@ -5,6 +5,7 @@ A message never holds a path of this machine, nor a long piece of what was sent 
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from typing import Any
@@ -17,6 +18,7 @@ from starlette.responses import JSONResponse
 from chiasm.serve.work import Busy, Failed, Stopped
 from chiasm.types import BadInput, ChiasmError
 
+log = logging.getLogger("chiasm.serve")
 TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
 CODES = {
     400: "bad_request",
@@ -54,6 +56,7 @@ def body(status: int, message: str, *, param: str | None = None, code: str | Non
 
 def clean(message: str) -> str:
     """A message in one line, without long stretches of what was sent and without paths of this machine."""
+    message = message.encode("utf-8", "replace").decode("utf-8")
     message = PATH.sub(lambda found: "..." if os.path.isabs(found[0]) and found[0].count("/") > 2 else found[0], " ".join(message.split()))
     message = LONG_WORD.sub(lambda found: f"{found[0][:40]}... ({len(found[0])} characters)", message)
     return message if len(message) <= LONGEST else message[: LONGEST - 3] + "..."
@@ -98,5 +101,7 @@ def answer(error: Exception) -> JSONResponse:
 
 
 async def handle(request: Request, error: Exception) -> JSONResponse:
-    """What FastAPI calls for an error that a route raised."""
+    """What FastAPI calls for an error that a route raised. What no layer outside of it will see again is logged here."""
+    if isinstance(error, Failed):
+        log.error("%s", error, exc_info=error)
     return answer(error)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 from collections import Counter
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,15 +13,15 @@ from typing import Any, Literal, TypeVar
 from starlette.requests import ClientDisconnect, Request
 
 from chiasm.components import did_you_mean
-from chiasm.serve.errors import Refused
+from chiasm.serve.errors import Refused, log
 from chiasm.serve.limits import Limits
 from chiasm.serve.work import Finished
+
+__all__ = ["BUCKETS", "Counts", "Service", "log", "service", "unless_gone"]
 
 Result = TypeVar("Result")
 State = Literal["loading", "ready", "draining", "failed"]
 BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)  # seconds
-
-log = logging.getLogger("chiasm.serve")
 
 
 @dataclass(slots=True)
