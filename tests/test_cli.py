@@ -240,7 +240,7 @@ def test_debug_shows_the_traceback(library: StandIn, capsys: pytest.CaptureFixtu
         (["train"], "error: Missing argument"),
         (["train", "demo", "--outptu", "x"], "--output"),
         (["evaluate", "r", "--split", "test", "--data", "x"], "exclude each other"),
-        (["ask", "runs/x"], "nothing to ask"),
+        (["ask", "runs/x", "--json"], "nothing to ask"),
         (["ask", "runs/x", "--input", "age"], "--input age: write NAME=VALUE"),
         (["recipes", "show", "dmo"], "no recipe 'dmo'; did you mean 'demo'?"),
         (["data", "export", "scnes", "x"], "'scnes' is not one of 'scenes'"),

@@ -66,10 +66,18 @@ class Identified:
             return
         given = header(scope, b"x-request-id").decode("latin-1")
         name = given if PLAIN_ID.fullmatch(given) else secrets.token_hex(12)
-        status, began = 0, time.monotonic()
+        status, counted, began = 0, False, time.monotonic()
+
+        def count() -> None:
+            nonlocal counted
+            if not counted:
+                counted = True
+                self.count(scope, status, time.monotonic() - began)
 
         async def named(message: Message) -> None:
             nonlocal status
+            if message["type"] == "http.response.body" and not message.get("more_body"):
+                count()
             if message["type"] == "http.response.start":
                 status = message["status"]
                 more = [(b"x-request-id", name.encode()), (b"x-content-type-options", b"nosniff")]
@@ -86,7 +94,7 @@ class Identified:
             if not status:
                 await errors.answer(error)(scope, receive, named)
         finally:
-            self.count(scope, status, time.monotonic() - began)
+            count()  # where no answer went out: the caller was gone
 
 
 class Guarded:
@@ -154,7 +162,7 @@ class Limited:
         if length and (not length.isdigit() or int(length[:20]) > self.limits.body):
             raise too_large(self.limits)
         kind = header(scope, b"content-type").partition(b";")[0].strip().lower()
-        if length != b"0" and kind != b"application/json":
+        if unread and kind != b"application/json":
             raise Refused(415, "send JSON, with the header content-type: application/json", headers=unread)
 
 
