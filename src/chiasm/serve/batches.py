@@ -6,13 +6,14 @@ Also for texts that the slots cannot write (encoder-decoders, whole vision-langu
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from chiasm.serve.settings import Settings
+from chiasm.serve.text import stopped_at
 from chiasm.serve.work import Failed, Finished, Ticket
 from chiasm.types import BadInput, Opened, Prediction, StepBatches
 
@@ -26,7 +27,7 @@ class Row:
     opened: Opened
     prompt_tokens: int
     settings: Settings | None = None  # of a task that writes
-    written: list[int] = field(default_factory=list)
+    slotted: bool = False  # written in a slot, not in a micro-batch
 
     @property
     def kind(self) -> tuple[Any, ...]:
@@ -105,11 +106,6 @@ def _finished(model: Any, row: Row, ids: Tensor) -> Finished:
     if row.ticket.listened and text:
         row.ticket.write(text)
     return Finished(Prediction(row.opened.sample.id, row.task.name, text), row.prompt_tokens, count, reason)
-
-
-def stopped_at(text: str, stop: Sequence[str]) -> int | None:
-    """Where the first stop string begins in a text, if there is one."""
-    return min((place for place in (text.find(string) for string in stop) if place >= 0), default=None)
 
 
 def end_ids(model: Any) -> frozenset[int]:

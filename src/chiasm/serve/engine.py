@@ -21,6 +21,7 @@ import numpy as np
 from chiasm.data.collate import Collator
 from chiasm.serve.batches import Row, answer
 from chiasm.serve.settings import Settings
+from chiasm.serve.slots import Slots
 from chiasm.serve.work import Busy, Stopped, Ticket, Work
 from chiasm.types import BadInput, StepBatches
 
@@ -54,7 +55,7 @@ class Engine:
         self.run, self.limit = run, waiting
         self.counters = Counters()
         self.ready = False  # after the warm-up
-        self._size = slots
+        self.slots = Slots(run.model, self._collate, slots, self.counters.forward)
         self._rows: deque[Row] = deque()
         self._calls: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
         self._changed = Condition()
@@ -146,7 +147,8 @@ class Engine:
         longest = self.run.model.model.max_length
         if tokens > longest - bool(settings):
             raise BadInput("too_long", f"a text of {tokens} tokens is longer than the {longest} that the model has positions for")
-        return Row(Ticket(), task, opened, tokens, settings)
+        slotted = settings is not None and self.slots.suit(settings)
+        return Row(Ticket(), task, opened, tokens, settings, slotted)
 
     def _collate(self, task: Any, opened: Any) -> StepBatches:
         with self._reading:
@@ -166,32 +168,41 @@ class Engine:
         while True:
             with self._changed:
                 self._changed.notify_all()  # drain may be waiting
-                self._changed.wait_for(lambda: self._rows or self._calls or self._stopping)
+                self._changed.wait_for(lambda: self._rows or self._calls or self._stopping or self.slots.rows)
                 if self._stopping:
                     break
                 call = self._calls.popleft() if self._calls else None
-                rows = self._take()
-                self._active = len(rows)
+                batch, texts = self._take()
+                self._active = len(self.slots.rows) + len(texts) + len(batch)
             if call is not None:
                 self._run_call(*call)
-            if rows:
-                start = time.perf_counter()
-                self.counters.forward(len(rows))
-                answer(self.run.model, self._collate, rows)
-                self._seconds += 0.1 * ((time.perf_counter() - start) / len(rows) - self._seconds)
-            self._active = 0
+            if batch:
+                self.counters.forward(len(batch))
+                answer(self.run.model, self._collate, batch)
+            if texts:
+                self.slots.admit(texts)
+            if self.slots.rows:
+                self.slots.step()
+            self.counters.tokens = self.slots.tokens
+            self._active = len(self.slots.rows)
         self._abandon()
 
-    def _take(self) -> list[Row]:
-        """The first rows that wait and can be answered together; those that nobody waits for any more are let go."""
-        self._rows = deque(row for row in self._rows if row.ticket.open)
-        if not self._rows:
-            return []
-        kind = self._rows[0].kind
-        chosen = [row for row in self._rows if row.kind == kind][:AT_ONCE]
-        taken = set(map(id, chosen))
-        self._rows = deque(row for row in self._rows if id(row) not in taken)
-        return chosen
+    def _take(self) -> tuple[list[Row], list[Row]]:
+        """(a micro-batch, texts for free slots) of what waits, first come first served; what nobody waits for any more is let go."""
+        batch: list[Row] = []
+        texts: list[Row] = []
+        left: deque[Row] = deque()
+        for row in self._rows:
+            if not row.ticket.open:
+                continue
+            if row.slotted and len(texts) < self.slots.free:
+                texts.append(row)
+            elif not row.slotted and len(batch) < AT_ONCE and (not batch or row.kind == batch[0].kind):
+                batch.append(row)
+            else:
+                left.append(row)
+        self._rows = left
+        return batch, texts
 
     def _run_call(self, function: Callable[[], Any], future: Future[Any]) -> None:
         self.counters.calls += 1

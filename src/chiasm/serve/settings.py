@@ -9,6 +9,7 @@ from typing import Any
 from chiasm.serve.work import Work
 from chiasm.types import ChiasmError
 
+AS_USUAL = {"num_beams": 1, "use_cache": True, "repetition_penalty": 1.0, "length_penalty": 1.0}  # of transformers, that change nothing
 TOP_K = 50  # transformers' own, where a recipe samples and does not say
 
 
@@ -31,12 +32,13 @@ class Settings:
         samples = own.pop("do_sample", False)
         usual = {
             "max_new_tokens": own.pop("max_new_tokens", 32),
-            "temperature": own.pop("temperature", 1.0) if samples else own.pop("temperature", 0.0) * 0.0,
+            "temperature": own.pop("temperature", 1.0) * samples,
             "top_p": own.pop("top_p", 1.0),
-            "top_k": own.pop("top_k", TOP_K) if samples else own.pop("top_k", 0) * 0,
+            "top_k": own.pop("top_k", TOP_K) * samples,
         }
+        rest = tuple((name, value) for name, value in sorted(own.items()) if name not in AS_USUAL or AS_USUAL[name] != value)
         asked = {name: getattr(work, name) for name in usual if getattr(work, name) is not None}
-        found = cls(**{**usual, **asked}, seed=work.seed, stop=tuple(s for s in work.stop if s), rest=tuple(sorted(own.items())))
+        found = cls(**{**usual, **asked}, seed=work.seed, stop=tuple(s for s in work.stop if s), rest=rest)
         for name, good, range_ in (
             ("max_new_tokens", found.max_new_tokens >= 1, "1 or more"),
             ("temperature", math.isfinite(found.temperature) and found.temperature >= 0, "0 (greedy) or more"),
