@@ -22,6 +22,7 @@ from chiasm.model import ChiasmForConditionalGeneration
 from chiasm.processing import ChiasmProcessor
 from chiasm.recipe import Recipe, load_recipe
 from chiasm.retrieval.build import index
+from chiasm.retrieval.build import update as update_index
 from chiasm.retrieval.classify import classify
 from chiasm.retrieval.embedding import embed
 from chiasm.retrieval.index import Hit, Index
@@ -56,4 +57,5 @@ __all__ = [
     "load_recipe",
     "replay",
     "train",
+    "update_index",
 ]

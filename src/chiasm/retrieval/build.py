@@ -16,15 +16,16 @@ from chiasm.components import did_you_mean
 from chiasm.data.opening import open_file
 from chiasm.data.sources.base import Source
 from chiasm.evaluation.result import plain
-from chiasm.model_files import identity, write_manifest
+from chiasm.model_files import MANIFEST, identity, write_manifest
 from chiasm.retrieval.embedding import Space
 from chiasm.retrieval.exact import ExactWriter
 from chiasm.retrieval.index import FORMAT, Index
 from chiasm.retrieval.store import Record, Writer
 from chiasm.run import Run, model_folder
 from chiasm.tasks.template import as_text
-from chiasm.types import BadSample, ChiasmError, Opened
+from chiasm.types import BadSample, ChiasmError
 
+REFUSED = "refused.jsonl"
 LONGEST_TEXT = 1000  # characters of a column that are kept to be shown
 
 
@@ -42,7 +43,7 @@ def index(
     """Index what a run's contrast task compares in `data`: a file, a folder of media, or any Source.
 
     `sides`: only these of the task's sides; `backend`: exact or lancedb, the latter at `store` (a folder or object store; INDEX/lance
-    where not given). What several rows share, a picture or the same text, is indexed once. Nothing is left where it does not finish.
+    where not given). What several rows share, a picture or the same text, is indexed once. The folder appears when it is whole.
     """
     output, space = Path(output), Space(run, task)
     chosen = {side: space.sides[_known(side, space)] for side in sides} or space.sides
@@ -53,26 +54,16 @@ def index(
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
-        writer = _writer(backend, store, partial, output)
-        account = _fill(writer, space, chosen, source, partial, progress)
+        writer = _writer(backend, store, partial)
+        account = _fill(writer, space, chosen, source, partial / REFUSED, progress)
         writer.finish()
         found = {side: modality for side, modality in chosen.items() if account["indexed"].get(side)}
         if not found:
             reasons = ", ".join(f"{reason} {count}" for reason, count in account["refused"].items())
             raise ChiasmError(f"{data}: no row has {' or '.join(chosen)} that can be used ({reasons or 'it is empty'})")
-        facts = {
-            "format": FORMAT,
-            "model": identity(model_folder(run.folder)),
-            "run": str(run.folder.absolute()),
-            "task": space.task,
-            "width": account.pop("width"),
-            "sides": found,
-            "backend": backend,
-            "store": store,
-            "account": account,
-        }
-        (partial / "index.json").write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        write_manifest(partial)
+        model, where = identity(model_folder(run.folder)), str(run.folder.absolute())
+        facts = {"format": FORMAT, "model": model, "run": where, "task": space.task, "width": account.pop("width"), "sides": found}
+        _seal(partial, {**facts, "backend": backend, "store": store, "account": account, "updates": []})
         partial.rename(output)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
@@ -80,12 +71,37 @@ def index(
     return Index.open(output)
 
 
+def update(run: Run, data: str | Path | Source, folder: str | Path, *, progress: Callable[[int, int], None] | None = None) -> Index:
+    """Put more rows into a LanceDB index: those whose id is there are replaced, others added. Where it stops, run it again."""
+    found = Index.open(folder)
+    if found.facts["backend"] != "lancedb":
+        raise ChiasmError(f"{folder}: plain files are written once; index all rows again, or make the index with --backend lancedb")
+    from chiasm.retrieval.lance import LanceWriter
+
+    space = found.space(run)
+    writer = LanceWriter(found.facts["store"] or str(found.folder / "lance"), update=True)
+    source = data if isinstance(data, Source) else open_file(data)
+    account = _fill(writer, space, space.sides, source, found.folder / REFUSED, progress)
+    writer.finish()
+    account.pop("width")
+    sides = {side: modality for side, modality in space.sides.items() if side in found.sides or account["indexed"].get(side)}
+    _seal(found.folder, {**found.facts, "sides": sides, "updates": [*found.facts["updates"], account]})
+    return Index.open(folder)
+
+
+def _seal(folder: Path, facts: Mapping[str, Any]) -> None:
+    """Without MANIFEST.json, which is written last, an index is torn."""
+    (folder / MANIFEST).unlink(missing_ok=True)
+    (folder / "index.json").write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_manifest(folder)
+
+
 def _fill(
     writer: Writer,
     space: Space,
     sides: Mapping[str, str],
     source: Source,
-    folder: Path,
+    quarantine: Path,
     progress: Callable[[int, int], None] | None,
 ) -> dict[str, Any]:
     """Embed all rows; returns the account: rows read, things indexed per side, how many were shared, and rows refused by reason."""
@@ -93,7 +109,7 @@ def _fill(
     seen: set[bytes] = set()
     indexed, shared, refused = Counter[str](), Counter[str](), Counter[str]()
     width = 0
-    with (folder / "refused.jsonl").open("w", encoding="utf-8") as file:
+    with quarantine.open("w", encoding="utf-8") as file:
         for start in range(0, len(split), space.run.rows_at_once):
             end = min(len(split), start + space.run.rows_at_once)
             opened = split.open_rows(range(start, end))
@@ -150,7 +166,7 @@ def _known(side: str, space: Space) -> str:
     return side
 
 
-def _writer(backend: str, store: str | None, partial: Path, output: Path) -> Writer:
+def _writer(backend: str, store: str | None, partial: Path) -> Writer:
     if backend not in ("exact", "lancedb"):
         raise ChiasmError(f"backend: '{backend}'{did_you_mean(backend, ['exact', 'lancedb'])}")
     if backend == "exact":

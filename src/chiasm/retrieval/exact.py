@@ -101,7 +101,8 @@ def write_codes(folder: Path, side: str, vectors: np.ndarray) -> None:
 
 def _open_scan(folder: Path, side: str) -> Scan:
     arrays = load_file(file_of(folder, side, "grid.safetensors"))
-    grid = Grid(**{name: value if value.ndim else float(value) for name, value in arrays.items()})
+    shift, rotation = arrays.pop("shift"), arrays.pop("rotation")
+    grid = Grid(shift, rotation, **{name: float(value) for name, value in arrays.items()})
     return Scan(_mapped(file_of(folder, side, "codes.npy")), _mapped(file_of(folder, side, "vectors.npy")), grid)
 
 

@@ -52,7 +52,7 @@ class Grid:
 
 
 class Scan:
-    """`codes` int8 [N, d] and `vectors` float32 [N, d], both may be memory-mapped: the codes are read through, of the vectors a few rows."""
+    """`codes` int8 [N, d] and `vectors` float32 [N, d], both memory-mapped or not: all codes are read, and a few of the vectors."""
 
     def __init__(self, codes: np.ndarray, vectors: np.ndarray, grid: Grid):
         self.codes, self.vectors = torch.from_numpy(codes), torch.from_numpy(vectors)
