@@ -21,6 +21,11 @@ from chiasm.export.engine import Exported, export
 from chiasm.model import ChiasmForConditionalGeneration
 from chiasm.processing import ChiasmProcessor
 from chiasm.recipe import Recipe, load_recipe
+from chiasm.retrieval.build import index
+from chiasm.retrieval.build import update as update_index
+from chiasm.retrieval.classify import classify
+from chiasm.retrieval.embedding import embed
+from chiasm.retrieval.index import Hit, Index
 from chiasm.run import Run, load, train
 from chiasm.types import BadInput, ChiasmError, NonFiniteError, RecipeError
 
@@ -33,18 +38,24 @@ __all__ = [
     "ChiasmProcessor",
     "Compared",
     "Exported",
+    "Hit",
+    "Index",
     "NonFiniteError",
     "Recipe",
     "RecipeError",
     "Run",
     "check",
+    "classify",
     "compare",
     "convert",
+    "embed",
     "export",
+    "index",
     "init",
     "known_answers",
     "load",
     "load_recipe",
     "replay",
     "train",
+    "update_index",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NoReturn
@@ -131,18 +131,25 @@ class Run:
         if not opened:
             return []
         chosen = self.task_for(opened[0].sample.parts, task)
-        at_once = self._rows_at_once
-        return [p for start in range(0, len(opened), at_once) for p in self._predict(chosen, opened[start : start + at_once])]
+        size = self.rows_at_once
+        return [p for start in range(0, len(opened), size) for p in self.predict_opened(chosen, opened[start : start + size])]
+
+    def reading(self, source: Source, *, only: Container[str] | None = None) -> Split:
+        """Any source, read as this run reads its own data; `only` these inputs are opened, where given."""
+        split = split_of(self.recipe, source, self.processor)
+        if only is not None:
+            split.modalities = {name: modality for name, modality in split.modalities.items() if name in only}
+        return split
 
     def predict_file(self, source: str | Path, output: str | Path, *, progress: Progress | None = None) -> dict[str, int]:
         """Predict every record of a file into a jsonl: {id, task, output, score, ...}, or {id, error, reason} where one cannot be used."""
-        split = split_of(self.recipe, open_file(source), self.processor)
+        split = self.reading(open_file(source))
         counts = {"predicted": 0, "refused": 0}
         output = Path(output)
         output.parent.mkdir(parents=True, exist_ok=True)
         with output.open("w", encoding="utf-8") as file:
-            for start in range(0, len(split), self._rows_at_once):
-                indices = range(start, min(len(split), start + self._rows_at_once))
+            for start in range(0, len(split), self.rows_at_once):
+                indices = range(start, min(len(split), start + self.rows_at_once))
                 for line in self._lines(split.open_rows(indices)):
                     counts["refused" if "error" in line else "predicted"] += 1
                     file.write(json.dumps(plain(line), ensure_ascii=False) + "\n")
@@ -157,7 +164,7 @@ class Run:
 
         Written to the run's metrics.json unless `data` is given or `write` is False.
         """
-        opened = split_of(self.recipe, open_file(data), self.processor) if data is not None else self.split(split)
+        opened = self.reading(open_file(data)) if data is not None else self.split(split)
         tasks, blind = self._scored(opened), self.baselines
         found = evaluate(self.model, self.processor, opened, tasks, controls=CONTROL_ROWS, baselines=blind, progress=progress)
         if write if write is not None else data is None:
@@ -196,12 +203,8 @@ class Run:
         root: the folder that paths of media may not leave; None: no paths, only media themselves.
         """
         samples = [Sample(str(i), self._inputs(row), file="inputs", line=i + 1, root=root) for i, row in enumerate(rows)]
-        opened = split_of(self.recipe, _Given(samples), self.processor).open_rows(range(len(samples)))
+        opened = self.reading(_Given(samples)).open_rows(range(len(samples)))
         return [refused(row) if isinstance(row, BadSample) else row for row in opened]
-
-    def task_for(self, parts: Mapping[str, Any], name: str | None = None) -> Any:
-        """The task called `name`; without a name the one that answers a row with these parts."""
-        return self._task_for(parts) if name is None else self.tasks[self._named(name)]
 
     def collate(self, task: Any, opened: Sequence[Opened | BadSample]) -> StepBatches:
         """What `task` reads of opened rows; raises BadInput for the first that it cannot use."""
@@ -265,12 +268,12 @@ class Run:
         return parts
 
     @property
-    def _rows_at_once(self) -> int:
+    def rows_at_once(self) -> int:
         return ROWS_READ if self.processor.reads else PREDICT_ROWS
 
     def _own_columns(self) -> set[str]:
-        """Columns that a table input gathers, and those of records that a prompt repeats; they are given by their own names."""
-        found = {column for task in self.tasks.values() for column in task.lists}
+        """Columns that a table input gathers, those of records that a prompt repeats, and texts that are compared: given by their names."""
+        found = {column for task in self.tasks.values() for column in (*task.lists, *(task.texts if task.view == "towers" else ()))}
         for modality in self.processor.modalities.values():
             found |= {*getattr(modality, "number_columns", ()), *getattr(modality, "category_columns", ())}
         return found
@@ -280,8 +283,10 @@ class Run:
             raise ChiasmError(f"this run has no task '{task}'{did_you_mean(task, self.tasks)}")
         return task
 
-    def _task_for(self, parts: Mapping[str, Any]) -> Any:
-        """The first task whose prompt reads exactly the texts that are given, else the first that predicts."""
+    def task_for(self, parts: Mapping[str, Any], name: str | None = None) -> Any:
+        """The task called `name`; without a name the first whose prompt reads exactly the texts given, else the first that predicts."""
+        if name is not None:
+            return self.tasks[self._named(name)]
         usable = [task for task in self.tasks.values() if task.view == "fused"] or list(self.tasks.values())
         if not usable:
             raise ChiasmError(f"this run has no task that answers; its tasks: {', '.join(self.tasks)}")
@@ -289,7 +294,7 @@ class Run:
         exact = [task for task in usable if {name for name in task.reads if task.declared[name] == "text"} == given]
         return (exact or usable)[0]
 
-    def _predict(self, task: Any, opened: Sequence[Opened | BadSample]) -> list[Prediction]:
+    def predict_opened(self, task: Any, opened: Sequence[Opened | BadSample]) -> list[Prediction]:
         step = self.collate(task, opened).to(self.model.device)
         with torch.no_grad():
             streams = self.model.encode(step.pool)
@@ -303,13 +308,13 @@ class Run:
             if isinstance(row, BadSample):
                 lines[row.id] = refusal(row)
             else:
-                groups.setdefault(self._task_for(row.sample.parts).name, []).append(row)
+                groups.setdefault(self.task_for(row.sample.parts).name, []).append(row)
         for name, rows in groups.items():
             step = Collator([self.tasks[name]], self.processor, unlabelled=True)(rows)
             lines |= {bad.id: refusal(bad) for bad in step.bad}
             refused = {bad.id for bad in step.bad}
             kept = [row for row in rows if row.sample.id not in refused]
-            for prediction in self._predict(self.tasks[name], kept) if kept else []:
+            for prediction in self.predict_opened(self.tasks[name], kept) if kept else []:
                 answer = {"id": prediction.id, "task": name, "output": prediction.output, "score": prediction.score}
                 lines[prediction.id] = answer | ({"probabilities": prediction.probabilities} if prediction.probabilities else {})
         return [lines[row.id if isinstance(row, BadSample) else row.sample.id] for row in opened]
