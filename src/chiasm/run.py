@@ -127,17 +127,24 @@ class Run:
 
     def predict(self, rows: Iterable[Mapping[str, Any]], *, task: str | None = None) -> list[Prediction]:
         """Predictions for rows of inputs, in order; raises for the first row that cannot be used."""
-        parts = [self._inputs(row) for row in rows]
-        if not parts:
+        given = list(rows)
+        if not given:
             return []
+        chosen, opened = self.opened(given, task=task)
+        at_once = self.rows_at_once
+        return [p for start in range(0, len(opened), at_once) for p in self.predict_opened(chosen, opened[start : start + at_once])]
+
+    def opened(self, rows: Sequence[Mapping[str, Any]], *, task: str | None = None) -> tuple[Any, list[Opened]]:
+        """(the task that answers, every row with its media open); raises for the first row that cannot be used."""
+        parts = [self._inputs(row) for row in rows]
         chosen = self.tasks[self._named(task)] if task else self._task_for(parts[0])
         samples = [Sample(str(i), part, file="inputs", line=i + 1, root="/") for i, part in enumerate(parts)]
-        opened = split_of(self.recipe, _Given(samples), self.processor).open_rows(range(len(samples)))
-        for row in opened:
+        found: list[Opened] = []
+        for row in split_of(self.recipe, _Given(samples), self.processor).open_rows(range(len(samples))):
             if isinstance(row, BadSample):
                 raise ChiasmError(f"{row.input or 'input'}: {row.message} ({row.reason})")
-        at_once = self._rows_at_once
-        return [p for start in range(0, len(opened), at_once) for p in self._predict(chosen, opened[start : start + at_once])]
+            found.append(row)
+        return chosen, found
 
     def predict_file(self, source: str | Path, output: str | Path, *, progress: Progress | None = None) -> dict[str, int]:
         """Predict every record of a file into a jsonl: {id, task, output, score, ...}, or {id, error, reason} where one cannot be used."""
@@ -146,8 +153,8 @@ class Run:
         output = Path(output)
         output.parent.mkdir(parents=True, exist_ok=True)
         with output.open("w", encoding="utf-8") as file:
-            for start in range(0, len(split), self._rows_at_once):
-                indices = range(start, min(len(split), start + self._rows_at_once))
+            for start in range(0, len(split), self.rows_at_once):
+                indices = range(start, min(len(split), start + self.rows_at_once))
                 for line in self._lines(split.open_rows(indices)):
                     counts["refused" if "error" in line else "predicted"] += 1
                     file.write(json.dumps(plain(line), ensure_ascii=False) + "\n")
@@ -252,12 +259,13 @@ class Run:
         return parts
 
     @property
-    def _rows_at_once(self) -> int:
+    def rows_at_once(self) -> int:
+        """How many rows go through the model together at use."""
         return ROWS_READ if self.processor.reads else PREDICT_ROWS
 
     def _own_columns(self) -> set[str]:
-        """Columns that a table input gathers, and those of records that a prompt repeats; they are given by their own names."""
-        found = {column for task in self.tasks.values() for column in task.lists}
+        """Columns that a table input gathers, of records that a prompt repeats, and texts that are compared; given by their own names."""
+        found = {column for task in self.tasks.values() for column in (*task.lists, *(task.columns if task.view == "towers" else ()))}
         for modality in self.processor.modalities.values():
             found |= {*getattr(modality, "number_columns", ()), *getattr(modality, "category_columns", ())}
         return found
@@ -276,7 +284,8 @@ class Run:
         exact = [task for task in usable if {name for name in task.reads if task.declared[name] == "text"} == given]
         return (exact or usable)[0]
 
-    def _predict(self, task: Any, opened: Sequence[Opened | BadSample]) -> list[Prediction]:
+    def predict_opened(self, task: Any, opened: Sequence[Opened | BadSample]) -> list[Prediction]:
+        """One task's predictions for rows that are open, all in one batch."""
         step = Collator([task], self.processor, unlabelled=True)(opened)
         if step.bad:
             raise ChiasmError(f"{step.bad[0].input or 'input'}: {step.bad[0].message} ({step.bad[0].reason})")
@@ -299,7 +308,7 @@ class Run:
             lines |= {bad.id: refusal(bad) for bad in step.bad}
             refused = {bad.id for bad in step.bad}
             kept = [row for row in rows if row.sample.id not in refused]
-            for prediction in self._predict(self.tasks[name], kept) if kept else []:
+            for prediction in self.predict_opened(self.tasks[name], kept) if kept else []:
                 answer = {"id": prediction.id, "task": name, "output": prediction.output, "score": prediction.score}
                 lines[prediction.id] = answer | ({"probabilities": prediction.probabilities} if prediction.probabilities else {})
         return [lines[row.id if isinstance(row, BadSample) else row.sample.id] for row in opened]

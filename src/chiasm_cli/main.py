@@ -25,6 +25,7 @@ COMMANDS = {
     "compare": "Compare fusions on one recipe, beside single inputs and blind answers.",
     "predict": "Predict every record of a file.",
     "ask": "Ask a run one question.",
+    "explain": "Show which inputs, and which parts of them, an answer rests on.",
     "convert": "Make a run of a transformers checkpoint, with equal outputs.",
     "export": "Write a run for transformers, ONNX or the Hub.",
     "recipes": "List, show or copy the recipes that come with Chiasm; list the fusions.",
