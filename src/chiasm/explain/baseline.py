@@ -26,6 +26,7 @@ class Baseline:
     name: str
     fills: tuple[Any, ...] = ()
     fill: str = ""
+    learned: bool = False  # a state that training taught, though never that of all inputs at once
 
 
 def baselines(run: Any, subject: Subject) -> dict[str, Baseline]:
@@ -40,7 +41,7 @@ def baselines(run: Any, subject: Subject) -> dict[str, Baseline]:
         fills, fill = tuple(made_of for made_of, _ in made), made[0][1]
         rate = _dropout(run, name) if subject.target.task.view == "fused" else 0.0
         if rate:
-            found[name] = Baseline(ABSENT, f"missing, as in modality dropout ({rate:g})", fills, fill)
+            found[name] = Baseline(ABSENT, f"missing, as in modality dropout ({rate:g})", fills, fill, learned=True)
         elif name in run.processor.reads or kind == "tokens":
             found[name] = Baseline(ABSENT, "left out", fills, fill)
         else:
@@ -78,11 +79,16 @@ def _fill(run: Any, name: str, kind: str, item: Any) -> tuple[Any, str]:
 
 
 def _data(run: Any, name: str) -> list[Any]:
-    """An input's decoded items in a few rows of the run's own data; none where that is not on this machine."""
+    """An input's decoded items in those rows."""
+    found = [row.values[name] for row in data_rows(run) if name in row.values]
+    return [item for value in found for item in (value if isinstance(value, list) else [value])]
+
+
+def data_rows(run: Any) -> list[Opened]:
+    """A few rows of the run's own data, opened; none where that is not on this machine."""
     if run not in _rows:
         _rows[run] = _opened(run)
-    found = [row.values[name] for row in _rows[run] if name in row.values]
-    return [item for value in found for item in (value if isinstance(value, list) else [value])]
+    return _rows[run]
 
 
 def _opened(run: Any) -> list[Opened]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 from chiasm.components import did_you_mean
-from chiasm.explain.baseline import Baseline, baselines
+from chiasm.explain.baseline import Baseline, baselines, data_rows
 from chiasm.explain.faithfulness import NEEDED, RANDOM, Check, check
 from chiasm.explain.modalities import coalitions, interactions, shapley
 from chiasm.explain.occlusion import PASSES, Map, cuts_of, occlude
@@ -54,8 +54,10 @@ def explain(
         raise ChiasmError(f"task {chosen.name} was given none of its inputs: {', '.join(chosen.inputs)}")
     known = baselines(run, subject)
     total = 2 ** len(known) + (PASSES * (2 + RANDOM) if level == "token" else 0)
-    values = coalitions(subject, {name: baseline.absent for name, baseline in known.items()})
-    passes = {"modalities": subject.passes}
+    prior, average = _prior(run, subject, known)
+    passes = {"average": subject.passes} if average else {}
+    values = coalitions(subject, {name: baseline.absent for name, baseline in known.items()}, prior)
+    passes |= {"modalities": subject.passes - sum(passes.values())}
     found: dict[str, Any] = {}
     if level == "token":
         found, passes = _token_level(run, subject, known, passes)
@@ -86,8 +88,17 @@ def explain(
             {"inputs": list(pair), "value": value, "percent": 100 * value / all_of_it} for pair, value in interactions(values).items()
         ],
         passes=passes,
+        notes=[*filter(None, [average]), *found.pop("notes", [])],
         **found,
     )
+
+
+def _prior(run: Run, subject: Subject, known: Mapping[str, Baseline]) -> tuple[float | None, str]:
+    """(the number without any input, how that is known) where no pass can tell it: modality dropout leaves every row one input, so a
+    model has never learned what to say without any; what it says on average of the data is what one knows who is shown nothing."""
+    if len(known) < 2 or not all(baseline.learned for baseline in known.values()) or not (rows := data_rows(run)):
+        return None, ""
+    return subject.prior(rows), f"without any input: the average over {len(rows)} rows of the data"
 
 
 def _token_level(

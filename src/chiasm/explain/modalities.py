@@ -19,14 +19,16 @@ MOST = 6  # inputs: 64 subsets
 Group = frozenset[str]
 
 
-def coalitions(subject: Subject, absent: Mapping[str, Any]) -> dict[Group, float]:
-    """Every subset of the inputs -> the number with only those; `absent`: what stands for each of the others."""
+def coalitions(subject: Subject, absent: Mapping[str, Any], nothing: float | None = None) -> dict[Group, float]:
+    """Every subset of the inputs -> the number with only those; `absent`: what stands for each of the others; `nothing`: the number with
+    none of them, where it is known."""
     names = list(absent)
     if len(names) > MOST:
         raise ChiasmError(f"{len(names)} inputs have {2 ** len(names)} subsets, more than are tried (up to {MOST} inputs); use level token")
-    groups = [frozenset(group) for size in range(len(names)) for group in combinations(names, size)]
+    groups = [frozenset(group) for size in range(nothing is not None, len(names)) for group in combinations(names, size)]
     found = subject.values([{name: absent[name] for name in names if name not in group} for group in groups])
-    return {frozenset(names): subject.whole, **dict(zip(groups, found.tolist(), strict=True))}
+    known = {} if nothing is None else {frozenset[str](): nothing}
+    return {frozenset(names): subject.whole, **known, **dict(zip(groups, found.tolist(), strict=True))}
 
 
 def shapley(values: Mapping[Group, float]) -> dict[str, float]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -33,7 +33,7 @@ class Subject:
 
     def __init__(self, run: Any, target: Target, opened: Opened, *, progress: Callable[[int], None] | None = None):
         self.model, self.target, self.progress = run.model, target, progress
-        self.opened = dataclasses.replace(opened, sample=dataclasses.replace(opened.sample, parts={**opened.sample.parts, **target.parts}))
+        self.opened = replace(opened, sample=replace(opened.sample, parts={**opened.sample.parts, **target.parts}))
         self.collator = Collator([target.task], run.processor, unlabelled=True, empty=True)
         self.media = run.processor.modalities
         self.at_once = min(ROWS, run.rows_at_once)
@@ -85,6 +85,12 @@ class Subject:
             found.append(self._whole + (values[1:] - values[0]))
         return np.concatenate(found) if found else np.zeros(0)
 
+    def prior(self, rows: Sequence[Opened]) -> float:
+        """The number on average over other rows: of probabilities their mean, as its logarithm."""
+        given = [replace(row, sample=replace(row.sample, parts={**row.sample.parts, **self.target.parts})) for row in rows]
+        found = np.concatenate([self._values(given[i : i + self.at_once]) for i in range(0, len(given), self.at_once)])
+        return float(np.logaddexp.reduce(found) - np.log(len(found)) if self.target.logarithmic else found.mean())
+
     def changed(self, variant: Variant) -> Opened:
         """The row with other inputs."""
         parts, values, keys = dict(self.opened.sample.parts), dict(self.opened.values), dict(self.opened.keys)
@@ -98,8 +104,8 @@ class Subject:
                 values[name], keys[name] = value, self._keys(name, value)
                 if isinstance(keys[name], tuple):
                     parts[name] = parts[name][: len(value)]  # as many places in the prompt as there are items
-        sample = dataclasses.replace(self.opened.sample, id=f"variant {next(self._numbers)}", parts=parts)
-        return dataclasses.replace(self.opened, sample=sample, values=values, keys=keys)
+        sample = replace(self.opened.sample, id=f"variant {next(self._numbers)}", parts=parts)
+        return replace(self.opened, sample=sample, values=values, keys=keys)
 
     def _keys(self, name: str, value: Any) -> str | tuple[str, ...]:
         """Fresh identities for what differs from the row's own, so that what does not is encoded once."""
