@@ -17,6 +17,7 @@ from chiasm.compare.engine import Compared, compare, replay
 from chiasm.compare.known_run import known_answers
 from chiasm.convert.engine import convert
 from chiasm.data.draft import infer_recipe as init
+from chiasm.explain.engine import explain
 from chiasm.export.engine import Exported, export
 from chiasm.model import ChiasmForConditionalGeneration
 from chiasm.processing import ChiasmProcessor
@@ -49,6 +50,7 @@ __all__ = [
     "compare",
     "convert",
     "embed",
+    "explain",
     "export",
     "index",
     "init",

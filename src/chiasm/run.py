@@ -269,11 +269,12 @@ class Run:
 
     @property
     def rows_at_once(self) -> int:
+        """How many rows go through the model together at use."""
         return ROWS_READ if self.processor.reads else PREDICT_ROWS
 
     def _own_columns(self) -> set[str]:
-        """Columns that a table input gathers, those of records that a prompt repeats, and texts that are compared: given by their names."""
-        found = {column for task in self.tasks.values() for column in (*task.lists, *(task.texts if task.view == "towers" else ()))}
+        """Columns that a table input gathers, of records that a prompt repeats, and texts that are compared; given by their own names."""
+        found = {column for task in self.tasks.values() for column in (*task.lists, *(task.columns if task.view == "towers" else ()))}
         for modality in self.processor.modalities.values():
             found |= {*getattr(modality, "number_columns", ()), *getattr(modality, "category_columns", ())}
         return found
@@ -295,6 +296,7 @@ class Run:
         return (exact or usable)[0]
 
     def predict_opened(self, task: Any, opened: Sequence[Opened | BadSample]) -> list[Prediction]:
+        """One task's predictions for rows that are open, all in one batch."""
         step = self.collate(task, opened).to(self.model.device)
         with torch.no_grad():
             streams = self.model.encode(step.pool)

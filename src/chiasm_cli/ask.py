@@ -20,13 +20,7 @@ def ask(
     inputs: Annotated[list[str] | None, typer.Option("--input", help="Any other input of the recipe.", metavar="NAME=VALUE")] = None,
 ) -> None:
     """Ask a run one question; without a question, chat with it."""
-    parts = {"question": question, "image": image, "audio": audio, "video": video}
-    given: dict[str, Any] = {name: value for name, value in parts.items() if value is not None}
-    for text in inputs or []:
-        name, equals, value = text.partition("=")
-        if not equals:
-            raise typer.BadParameter(f"--input {text}: write NAME=VALUE")
-        given[name] = value
+    given = given_parts(question, image, audio, video, inputs)
     if not given and settings["json"]:
         raise typer.BadParameter(
             'nothing to ask; give a question, --image, --audio or --video, e.g. chiasm ask RUN --image FILE "what is there?"'
@@ -41,6 +35,20 @@ def ask(
     answer = chiasm.load(run).answer(**given)
     result({"answer": answer}, said(answer))
     next_step(f"chiasm predict {run} INPUT.jsonl --output OUT.jsonl   for many at once")
+
+
+def given_parts(
+    question: str | None, image: Path | None, audio: Path | None, video: Path | None, inputs: list[str] | None
+) -> dict[str, Any]:
+    """What a command line gives of a row; usage error for an --input without a value."""
+    parts = {"question": question, "image": image, "audio": audio, "video": video}
+    given: dict[str, Any] = {name: value for name, value in parts.items() if value is not None}
+    for text in inputs or []:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise typer.BadParameter(f"--input {text}: write NAME=VALUE")
+        given[name] = value
+    return given
 
 
 def said(answer: Any) -> list[str]:

@@ -26,6 +26,7 @@ COMMANDS = {
     "predict": "Predict every record of a file.",
     "ask": "Ask a run one question, or chat with it.",
     "serve": "Serve a run over HTTP, in OpenAI's form, with a page to try it.",
+    "explain": "Show which inputs, and which parts of them, an answer rests on.",
     "index": "Index pictures, sounds and texts, to search them.",
     "search": "Find what is most like some words, a picture or a sound.",
     "classify": "Say which of some labels fits best, without training for them.",

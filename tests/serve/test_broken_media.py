@@ -10,7 +10,16 @@ from tiny_server import WORDS, audio, image, video
 
 DATA = Path(__file__).parents[3] / "shared" / "data" / "broken-media"
 PARTS = {"image": image, "audio": audio, "video": video}
-KINDS = {".jpg": "image", ".png": "image", ".gif": "image", ".webp": "image", ".tiff": "image", ".wav": "audio", ".flac": "audio", ".mp4": "video"}
+KINDS = {
+    ".jpg": "image",
+    ".png": "image",
+    ".gif": "image",
+    ".webp": "image",
+    ".tiff": "image",
+    ".wav": "audio",
+    ".flac": "audio",
+    ".mp4": "video",
+}
 
 
 def listed() -> list[tuple[str, str, str]]:

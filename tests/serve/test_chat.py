@@ -6,7 +6,6 @@ import pytest
 from tiny_server import DIALOGUE, WORDS, audio, clip, image, moving, png, running, text, tiny_run, video
 
 
-
 def test_an_answer_is_the_runs_own(run, client):
     found = client.chat(WORDS[0], image(png(1)), audio(clip(2)), video(moving(3)))
     assert found.text == run.answer(question=WORDS[0], image=png(1), audio=clip(2), video=moving(3))
@@ -106,4 +105,3 @@ def test_turns_that_the_model_does_not_read_are_warned_of(client):
     assert found.json["chiasm"]["warnings"] == [
         "this model reads one turn only: it was not given 2 earlier message(s) and the system message"
     ]
-

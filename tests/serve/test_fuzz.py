@@ -30,9 +30,55 @@ ROUTES = [
     "/page/index.html",
 ]
 VERBS = ["GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS", "TRACE", "PROPFIND", "X" * 40]
-ODD: list[Any] = [None, True, False, 0, -1, 1, 2**31, 2**63, -(2**63), 1e308, 0.5, "", "a", "\0", "\x1b[2J", "é" * 50, "a" * 5000, [], {}, [[]], [None]]
-ODD += [{"a": 1}, "../../etc/passwd", "data:image/png;base64,AAAA", "http://127.0.0.1/", "<image>", "</s><|endoftext|>", "{question}", "%s%n"]
-KEYS = ["model", "messages", "stream", "n", "max_tokens", "temperature", "top_p", "top_k", "seed", "stop", "task", "inputs", "input", "query"]
+ODD: list[Any] = [
+    None,
+    True,
+    False,
+    0,
+    -1,
+    1,
+    2**31,
+    2**63,
+    -(2**63),
+    1e308,
+    0.5,
+    "",
+    "a",
+    "\0",
+    "\x1b[2J",
+    "é" * 50,
+    "a" * 5000,
+    [],
+    {},
+    [[]],
+    [None],
+]
+ODD += [
+    {"a": 1},
+    "../../etc/passwd",
+    "data:image/png;base64,AAAA",
+    "http://127.0.0.1/",
+    "<image>",
+    "</s><|endoftext|>",
+    "{question}",
+    "%s%n",
+]
+KEYS = [
+    "model",
+    "messages",
+    "stream",
+    "n",
+    "max_tokens",
+    "temperature",
+    "top_p",
+    "top_k",
+    "seed",
+    "stop",
+    "task",
+    "inputs",
+    "input",
+    "query",
+]
 KEYS += ["labels", "k", "level", "stream_options", "encoding_format", "dimensions", "tools", "nonsense", "messages.0.role", ""]
 
 
@@ -101,7 +147,9 @@ def ask(client: Client, connection: http.client.HTTPConnection, chance: random.R
         path += chance.choice(["/", "?a=b&c", "/..%2f..", "%00", "//", ";a", "/" + "a" * 300])
     headers = {"content-type": "application/json" if chance.random() < 0.95 else chance.choice(["text/plain", "", "a/b;c=d"])}
     if chance.random() < 0.05:
-        headers[chance.choice(["authorization", "x-request-id", "accept", "range", "expect", "upgrade"])] = chance.choice(["", "a" * 200, "bytes=0-", "100-continue"])
+        headers[chance.choice(["authorization", "x-request-id", "accept", "range", "expect", "upgrade"])] = chance.choice(
+            ["", "a" * 200, "bytes=0-", "100-continue"]
+        )
     connection.request(verb, path, body, headers)
     found = connection.getresponse()
     return found.status, found.read()

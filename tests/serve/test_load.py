@@ -146,7 +146,9 @@ def test_a_byte_at_a_time_is_too_slow_but_a_steady_upload_is_not(run):
                 if time.monotonic() - started > 60:
                     break  # never closed: the test fails, since nothing was raised
         dripping.close()
-        padded = json.dumps({"model": "tiny", "messages": [{"role": "user", "content": WORDS[0]}], "metadata": {"a": "b" * 200_000}}).encode()
+        padded = json.dumps(
+            {"model": "tiny", "messages": [{"role": "user", "content": WORDS[0]}], "metadata": {"a": "b" * 200_000}}
+        ).encode()
         head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ncontent-length: {len(padded)}\r\n\r\n"
         steady = opened(client, head.encode())
         for place in range(0, len(padded), 20_000):

@@ -210,7 +210,12 @@ def bomb() -> bytes:
 
     size = 60_000
     rows = zlib.compress(b"\0" * ((size // 8 + 1) * 600), 9)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", size, size, 1, 0, 0, 0, 0)) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", struct.pack(">IIBBBBB", size, size, 1, 0, 0, 0, 0))
+        + chunk(b"IDAT", rows)
+        + chunk(b"IEND", b"")
+    )
 
 
 def test_a_picture_bomb_is_refused_by_its_header(client):
@@ -218,9 +223,22 @@ def test_a_picture_bomb_is_refused_by_its_header(client):
 
 
 def test_settings_with_nothing_behind_them(client):
-    neutral = {"frequency_penalty": 0, "presence_penalty": 0.0, "logprobs": False, "user": "a", "store": True, "tools": [], "logit_bias": {}}
+    neutral = {
+        "frequency_penalty": 0,
+        "presence_penalty": 0.0,
+        "logprobs": False,
+        "user": "a",
+        "store": True,
+        "tools": [],
+        "logit_bias": {},
+    }
     assert client.chat(WORDS[0], **neutral, response_format={"type": "text"}, modalities=["text"], metadata={"a": "b"}).status == 200
-    for name, value in {"tools": [{"type": "function"}], "logprobs": True, "frequency_penalty": 1, "response_format": {"type": "json_object"}}.items():
+    for name, value in {
+        "tools": [{"type": "function"}],
+        "logprobs": True,
+        "frequency_penalty": 1,
+        "response_format": {"type": "json_object"},
+    }.items():
         assert client.chat(WORDS[0], **{name: value}).error["message"].startswith(f"{name} is not supported")
     assert "did you mean 'temperature'" in client.chat(WORDS[0], temprature=1).error["message"]
 
@@ -251,7 +269,9 @@ def test_nothing_is_fetched_and_no_file_opened(client, address):
     assert not opened
 
 
-@pytest.mark.parametrize("name", ["..%2fapp.py", "%2e%2e/app.py", "..%5capp.py", "index.html%00.png", "/etc/passwd", "no.html", ".", "..", "~"])
+@pytest.mark.parametrize(
+    "name", ["..%2fapp.py", "%2e%2e/app.py", "..%5capp.py", "index.html%00.png", "/etc/passwd", "no.html", ".", "..", "~"]
+)
 def test_no_page_leads_out_of_its_folder(client, name):
     found = client.get(f"/page/{name}")
     assert found.status in (400, 404) and found.error["message"]

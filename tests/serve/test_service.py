@@ -67,7 +67,18 @@ def all_routes(app: object) -> list:
 
 @pytest.mark.parametrize(
     "value",
-    ["", "Bearer", "Bearer ", "Bearer wrong", "Bearer plain-ke", "Bearer plain-key2", "plain-key", "Basic !", "Basic cGxhaW4ta2V5", "Token plain-key"],
+    [
+        "",
+        "Bearer",
+        "Bearer ",
+        "Bearer wrong",
+        "Bearer plain-ke",
+        "Bearer plain-key2",
+        "plain-key",
+        "Basic !",
+        "Basic cGxhaW4ta2V5",
+        "Token plain-key",
+    ],
 )
 def test_a_wrong_key_is_refused(run, value):
     with running(run, keys=KEYS) as client:
@@ -78,7 +89,9 @@ def test_no_comparison_but_a_constant_one_touches_a_key():
     for file in PACKAGE.rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text("utf-8"))):
             if isinstance(node, ast.Compare) and any(isinstance(op, ast.Eq | ast.NotEq | ast.In | ast.NotIn) for op in node.ops):
-                names = {n.id for n in ast.walk(node) if isinstance(n, ast.Name)} | {n.attr for n in ast.walk(node) if isinstance(n, ast.Attribute)}
+                names = {n.id for n in ast.walk(node) if isinstance(n, ast.Name)} | {
+                    n.attr for n in ast.walk(node) if isinstance(n, ast.Attribute)
+                }
                 compared = names & {"given", "keys", "api_key", "authorization"}
                 assert not compared or "given" in compared and file.name != "limits.py", f"{file}:{node.lineno}"
     assert "hmac.compare_digest" in (PACKAGE / "limits.py").read_text()
@@ -174,7 +187,12 @@ def test_figures_are_what_was_answered(run):
         usages.append(streamed.events[-1]["usage"])
         assert shown["chiasm_prompt_tokens_total"] == sum(usage["prompt_tokens"] for usage in usages)
         assert shown["chiasm_completion_tokens_total"] == sum(usage["completion_tokens"] for usage in usages)
-        reasons = Counter(c["finish_reason"] for _, r, one in answers if r == chat and one.status == 200 and one is not streamed for c in one.json["choices"])
+        reasons = Counter(
+            c["finish_reason"]
+            for _, r, one in answers
+            if r == chat and one.status == 200 and one is not streamed
+            for c in one.json["choices"]
+        )
         reasons.update(c["finish_reason"] for e in streamed.events for c in e["choices"] if c["finish_reason"])
         assert {name: shown[f'chiasm_answers_total{{reason="{name}"}}'] for name in reasons} == reasons
         assert shown['chiasm_http_request_seconds_count{route="/v1/models"}'] == 1

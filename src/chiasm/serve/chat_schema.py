@@ -14,7 +14,15 @@ from chiasm.serve.parts import Body, ContentPart
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
 NOTHING = (None, False, 0, 0.0, [], {}, "auto", "text", "none", "default")
-IGNORED = {"user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "parallel_tool_calls"}  # no answer depends on them
+IGNORED = {
+    "user",
+    "metadata",
+    "store",
+    "service_tier",
+    "safety_identifier",
+    "prompt_cache_key",
+    "parallel_tool_calls",
+}  # no answer depends on them
 UNSUPPORTED = {
     "tools": "no run calls tools",
     "tool_choice": "no run calls tools",
