@@ -1,9 +1,9 @@
 """A conversation -> one row of a run's inputs, for the server and for the chat in a terminal.
 
-- What the user said last is the run's question; a picture, sound or video is the newest that was shown, so that one may go on asking about it.
+- What the user said last is the run's question; a picture, sound or video is the newest that was shown: one may go on asking about it.
 - Where the prompt repeats records that hold the answer (`repeat: {history: "question: {question} answer: {answer} ."}`), the turns before
   are those records, each with its own pictures where the records have places for them.
-- Where the run was trained on chats as one text (an input that reads the column `prompt`), they are written there as "role: text", one a line.
+- Where the run was trained on chats as one text (an input that reads the column `prompt`), they are written there, "role: text" a line.
 - Where the backbone is a vision-language model with a chat template, they are written by that.
 - A model that reads nothing of this kind reads one turn. What it does not read is said in `notes`, never dropped without a word.
 """
@@ -23,7 +23,7 @@ PROMPT = "prompt"  # the column that chat records are written to as one text
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A piece of a message: a text, or a picture, sound or video as bytes or a path. `input` names the one it is for, where that matters."""
+    """A piece of a message: a text, or a picture, sound or video as bytes. `input` names the one it is for, where that matters."""
 
     modality: str
     value: Any
@@ -132,7 +132,7 @@ def _earlier(run: Any, task: Any, before: Sequence[Turn], last: Sequence[Turn], 
 
 
 def _records(run: Any, task: Any, column: str, before: Sequence[Turn], last: Sequence[Turn]) -> tuple[str, list[dict[str, Any]]]:
-    """(the last question, a record per answer before it), as data.chat makes them of a chat record: what the system said stands in front."""
+    """(the last question, a record per answer before it), as data.chat makes them; what the system said stands in front."""
     fields = [name for name, is_field in task.prompt.repeat[column] if is_field]
     streams = [name for name in fields if task.declared.get(name, "text") != "text"]
     answer = next(name for name in fields if name in task.targets)
