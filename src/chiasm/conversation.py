@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from chiasm.reading import EARLIER
 from chiasm.types import BadInput
 
 ROLES = ("system", "user", "assistant")
@@ -123,7 +124,8 @@ def _earlier(run: Any, task: Any, before: Sequence[Turn], last: Sequence[Turn], 
         return {column: records} | ({name: question} if name and text else {})
     whole = [turn for turn in (*before, *last) if turn.text]
     if _templated(run, task):
-        return {run.processor.reader.EARLIER: [(turn.role, turn.text) for turn in whole if turn not in last or turn.role == "system"]}
+        own = [turn for turn in (*before, *(t for t in last if t.role == "system")) if turn.text]
+        return {EARLIER: [(turn.role, turn.text) for turn in own]}
     if _one_text(run, task):
         return {question_input(run): "\n".join(f"{turn.role}: {turn.text}" for turn in whole)}
     what = [f"{len(spoken)} earlier message(s)"] * bool(spoken) + ["the system message"] * bool(system)

@@ -19,6 +19,7 @@ from chiasm.evaluation.baselines import Baseline, majority, question_only
 from chiasm.evaluation.evaluate import ROWS_READ, evaluate
 from chiasm.evaluation.result import Evaluation, plain, read_json
 from chiasm.model_files import load_model
+from chiasm.reading import EARLIER
 from chiasm.recipe import Recipe, load_recipe
 from chiasm.recipe_check import check_components
 from chiasm.report.gather import gather
@@ -277,7 +278,7 @@ class Run:
         found = {column for task in self.tasks.values() for column in (*task.lists, *(task.columns if task.view == "towers" else ()))}
         for modality in self.processor.modalities.values():
             found |= {*getattr(modality, "number_columns", ()), *getattr(modality, "category_columns", ())}
-        return found
+        return found | ({EARLIER} if self.processor.reader is not None else set())
 
     def _named(self, task: str) -> str:
         if task not in self.tasks:
