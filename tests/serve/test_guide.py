@@ -43,7 +43,7 @@ def test_every_example_runs(demo):
         for line, code in blocks("python"):
             exec(compile("\n" * line + code.replace(":8000", f":{demo.port}"), str(PAGE), "exec"), names)
     names["client"].close()
-    assert len(blocks("python")) == 4 and len(said.getvalue().splitlines()) >= 7
+    assert len(blocks("python")) == 4 and len(said.getvalue().splitlines()) == 6
     last = said.getvalue().splitlines()[-1]
     assert last == demo.service.run.answer(image=png(1), question="is there a red cat ?", task="answer")
 

@@ -105,7 +105,7 @@ def load_into(shared: Service, settings: Settings, server: Server, say: Callable
 
 def open_index(folder: Path) -> Any:
     """The index of `chiasm index`; ChiasmError where the folder is none."""
-    from chiasm.retrieval import Index
+    from chiasm.retrieval.index import Index
 
     return Index.open(folder)
 
