@@ -19,6 +19,7 @@ from chiasm.convert.engine import convert
 from chiasm.data.draft import infer_recipe as init
 from chiasm.export.engine import Exported, export
 from chiasm.model import ChiasmForConditionalGeneration
+from chiasm.prediction.engine import Predicted, predict_file
 from chiasm.processing import ChiasmProcessor
 from chiasm.recipe import Recipe, load_recipe
 from chiasm.retrieval.build import index
@@ -41,6 +42,7 @@ __all__ = [
     "Hit",
     "Index",
     "NonFiniteError",
+    "Predicted",
     "Recipe",
     "RecipeError",
     "Run",
@@ -55,6 +57,7 @@ __all__ = [
     "known_answers",
     "load",
     "load_recipe",
+    "predict_file",
     "replay",
     "train",
     "update_index",
