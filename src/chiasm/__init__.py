@@ -20,6 +20,7 @@ from chiasm.data.draft import infer_recipe as init
 from chiasm.explain.engine import explain
 from chiasm.export.engine import Exported, export
 from chiasm.model import ChiasmForConditionalGeneration
+from chiasm.prediction.engine import Predicted, predict_file
 from chiasm.processing import ChiasmProcessor
 from chiasm.recipe import Recipe, load_recipe
 from chiasm.retrieval.build import index
@@ -42,6 +43,7 @@ __all__ = [
     "Hit",
     "Index",
     "NonFiniteError",
+    "Predicted",
     "Recipe",
     "RecipeError",
     "Run",
@@ -57,6 +59,7 @@ __all__ = [
     "known_answers",
     "load",
     "load_recipe",
+    "predict_file",
     "replay",
     "train",
     "update_index",
