@@ -12,6 +12,7 @@
 Importing it also registers the model with transformers, so that `AutoModelForMultimodalLM.from_pretrained("runs/demo/model")` works.
 """
 
+from chiasm.audit.engine import audit
 from chiasm.check import Check, check
 from chiasm.compare.engine import Compared, compare, replay
 from chiasm.compare.known_run import known_answers
@@ -47,6 +48,7 @@ __all__ = [
     "Recipe",
     "RecipeError",
     "Run",
+    "audit",
     "check",
     "classify",
     "compare",

@@ -85,10 +85,11 @@ def load(folder: str | Path) -> Run:
 class Run:
     """A trained model with its recipe and its figures."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, *, recipe: Recipe | None = None, built: tuple[Any, Any] | None = None):
+        """`built`: its (model, processor) by `recipe`, where there is no folder to load them from."""
         self.folder = folder
-        self.recipe = load_recipe(folder / "recipe.yaml")
-        self.model, self.processor = load_model(model_folder(folder))
+        self.recipe = recipe if recipe is not None else load_recipe(folder / "recipe.yaml")
+        self.model, self.processor = built if built is not None else load_model(model_folder(folder))
         self.model.to(pick_device(self.recipe.train.device)).eval()
         self.text_inputs = [name for name, spec in self.recipe.inputs.items() if spec.modality == "text"]
         self._splits: dict[str, Split] = {}
