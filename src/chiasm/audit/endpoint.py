@@ -40,7 +40,7 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 class Endpoint:
     """`kept`: a file in which answers stand, one JSON line each; what is there already is not asked again."""
 
-    what = "requests"
+    what = "at most {} requests"
     at_once = PARALLEL
 
     def __init__(
