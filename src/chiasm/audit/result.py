@@ -117,7 +117,7 @@ def judged(input: str, metric: str, found: Evaluation) -> Verdict | None:
     if low > 0:
         return Verdict(input, "hurts", f"`{input}` hurts: {change} {span}")
     if low < -WIDEST:
-        wide = f"cannot tell whether `{input}` is used: {change} {span}; with {count} a fall of up to {number(-low)} would not show"
+        wide = f"cannot tell whether `{input}` is used: {change} {span}; with {count} a fall of up to {number(abs(low))} would not show"
         return Verdict(input, "cannot tell", wide)
-    sentence = f"no measurable use of `{input}`: {change} {span}; a fall of more than {number(-low)} is ruled out"
+    sentence = f"no measurable use of `{input}`: {change} {span}; a fall of more than {number(abs(low))} is ruled out"
     return Verdict(input, "no measurable use", sentence)
