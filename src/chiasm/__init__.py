@@ -23,8 +23,14 @@ from chiasm.explain.engine import explain
 from chiasm.explain.result import Explanation
 from chiasm.export.engine import Exported, export
 from chiasm.model import ChiasmForConditionalGeneration
+from chiasm.prediction.engine import Predicted, predict_file
 from chiasm.processing import ChiasmProcessor
 from chiasm.recipe import Recipe, load_recipe
+from chiasm.retrieval.build import index
+from chiasm.retrieval.build import update as update_index
+from chiasm.retrieval.classify import classify
+from chiasm.retrieval.embedding import embed
+from chiasm.retrieval.index import Hit, Index
 from chiasm.run import Run, load, train
 from chiasm.types import BadInput, ChiasmError, NonFiniteError, RecipeError
 
@@ -39,20 +45,28 @@ __all__ = [
     "Compared",
     "Explanation",
     "Exported",
+    "Hit",
+    "Index",
     "NonFiniteError",
+    "Predicted",
     "Recipe",
     "RecipeError",
     "Run",
     "audit",
     "check",
+    "classify",
     "compare",
     "convert",
+    "embed",
     "explain",
     "export",
+    "index",
     "init",
     "known_answers",
     "load",
     "load_recipe",
+    "predict_file",
     "replay",
     "train",
+    "update_index",
 ]

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
@@ -17,8 +17,9 @@ from chiasm.data.sources.base import Source
 from chiasm.data.split import Split
 from chiasm.evaluation.baselines import Baseline, majority, question_only
 from chiasm.evaluation.evaluate import ROWS_READ, evaluate
-from chiasm.evaluation.result import Evaluation, plain, read_json
+from chiasm.evaluation.result import Evaluation, read_json
 from chiasm.model_files import load_model
+from chiasm.reading import EARLIER
 from chiasm.recipe import Recipe, load_recipe
 from chiasm.recipe_check import check_components
 from chiasm.report.gather import gather
@@ -27,7 +28,7 @@ from chiasm.training.distributed import joined
 from chiasm.training.loop import train as run_training
 from chiasm.training.materials import assemble, open_split, rows_of, split_of
 from chiasm.training.precision import pick_device
-from chiasm.types import BadSample, ChiasmError, Opened, Prediction, RecipeError, Sample
+from chiasm.types import BadInput, BadSample, ChiasmError, Opened, Prediction, RecipeError, Sample, StepBatches
 
 BASELINE_ROWS = 200_000  # training rows that the blind baselines are counted on
 CONTROL_ROWS = 2_000  # rows that are also scored with each input shuffled and missing: an interval of about 2 points
@@ -128,40 +129,19 @@ class Run:
 
     def predict(self, rows: Iterable[Mapping[str, Any]], *, task: str | None = None) -> list[Prediction]:
         """Predictions for rows of inputs, in order; raises for the first row that cannot be used."""
-        given = list(rows)
-        if not given:
+        opened = self.open(rows)
+        if not opened:
             return []
-        chosen, opened = self.opened(given, task=task)
-        at_once = self.rows_at_once
-        return [p for start in range(0, len(opened), at_once) for p in self.predict_opened(chosen, opened[start : start + at_once])]
+        chosen = self.task_for(opened[0].sample.parts, task)
+        size = self.rows_at_once
+        return [p for start in range(0, len(opened), size) for p in self.predict_opened(chosen, opened[start : start + size])]
 
-    def opened(self, rows: Sequence[Mapping[str, Any]], *, task: str | None = None) -> tuple[Any, list[Opened]]:
-        """(the task that answers, every row with its media open); raises for the first row that cannot be used."""
-        parts = [self._inputs(row) for row in rows]
-        chosen = self.tasks[self._named(task)] if task else self._task_for(parts[0])
-        samples = [Sample(str(i), part, file="inputs", line=i + 1, root="/") for i, part in enumerate(parts)]
-        found: list[Opened] = []
-        for row in split_of(self.recipe, _Given(samples), self.processor).open_rows(range(len(samples))):
-            if isinstance(row, BadSample):
-                raise ChiasmError(f"{row.input or 'input'}: {row.message} ({row.reason})")
-            found.append(row)
-        return chosen, found
-
-    def predict_file(self, source: str | Path, output: str | Path, *, progress: Progress | None = None) -> dict[str, int]:
-        """Predict every record of a file into a jsonl: {id, task, output, score, ...}, or {id, error, reason} where one cannot be used."""
-        split = split_of(self.recipe, open_file(source), self.processor)
-        counts = {"predicted": 0, "refused": 0}
-        output = Path(output)
-        output.parent.mkdir(parents=True, exist_ok=True)
-        with output.open("w", encoding="utf-8") as file:
-            for start in range(0, len(split), self.rows_at_once):
-                indices = range(start, min(len(split), start + self.rows_at_once))
-                for line in self._lines(split.open_rows(indices)):
-                    counts["refused" if "error" in line else "predicted"] += 1
-                    file.write(json.dumps(plain(line), ensure_ascii=False) + "\n")
-                if progress is not None:
-                    progress(indices.stop, len(split))
-        return counts
+    def reading(self, source: Source, *, only: Container[str] | None = None) -> Split:
+        """Any source, read as this run reads its own data; `only` these inputs are opened, where given."""
+        split = split_of(self.recipe, source, self.processor)
+        if only is not None:
+            split.modalities = {name: modality for name, modality in split.modalities.items() if name in only}
+        return split
 
     def evaluate(
         self, split: str = "test", *, data: str | Path | None = None, progress: Progress | None = None, write: bool | None = None
@@ -170,7 +150,7 @@ class Run:
 
         Written to the run's metrics.json unless `data` is given or `write` is False.
         """
-        opened = split_of(self.recipe, open_file(data), self.processor) if data is not None else self.split(split)
+        opened = self.reading(open_file(data)) if data is not None else self.split(split)
         tasks, blind = self._scored(opened), self.baselines
         found = evaluate(self.model, self.processor, opened, tasks, controls=CONTROL_ROWS, baselines=blind, progress=progress)
         if write if write is not None else data is None:
@@ -202,6 +182,20 @@ class Run:
         return lines
 
     # ---- what the verbs share
+
+    def open(self, rows: Iterable[Mapping[str, Any]], *, root: str | None = "/") -> list[Opened]:
+        """Rows of inputs with their media decoded, in order; raises BadInput for the first that cannot be used.
+
+        root: the folder that paths of media may not leave; None: no paths, only media themselves.
+        """
+        samples = [Sample(str(i), self._inputs(row), file="inputs", line=i + 1, root=root) for i, row in enumerate(rows)]
+        opened = self.reading(_Given(samples)).open_rows(range(len(samples)))
+        return [refused(row) if isinstance(row, BadSample) else row for row in opened]
+
+    def collate(self, task: Any, opened: Sequence[Opened | BadSample]) -> StepBatches:
+        """What `task` reads of opened rows; raises BadInput for the first that it cannot use."""
+        step = Collator([task], self.processor, unlabelled=True)(opened)
+        return refused(step.bad[0]) if step.bad else step
 
     @cached_property
     def baselines(self) -> dict[str, list[Baseline]]:
@@ -269,15 +263,18 @@ class Run:
         found = {column for task in self.tasks.values() for column in (*task.lists, *(c for c in task.columns if c in task.texts))}
         for modality in self.processor.modalities.values():
             found |= {*getattr(modality, "number_columns", ()), *getattr(modality, "category_columns", ())}
-        return found
+        return found | ({EARLIER} if self.processor.reader is not None else set())
 
-    def _named(self, task: str) -> str:
+    def named(self, task: str) -> str:
+        """A task's name; ChiasmError names the nearest where there is none."""
         if task not in self.tasks:
             raise ChiasmError(f"this run has no task '{task}'{did_you_mean(task, self.tasks)}")
         return task
 
-    def _task_for(self, parts: Mapping[str, Any]) -> Any:
-        """The first task whose prompt reads exactly the texts that are given, else the first that predicts."""
+    def task_for(self, parts: Mapping[str, Any], name: str | None = None) -> Any:
+        """The task called `name`; without a name the first whose prompt reads exactly the texts given, else the first that predicts."""
+        if name is not None:
+            return self.tasks[self.named(name)]
         usable = [task for task in self.tasks.values() if task.view == "fused"] or list(self.tasks.values())
         if not usable:
             raise ChiasmError(f"this run has no task that answers; its tasks: {', '.join(self.tasks)}")
@@ -287,32 +284,10 @@ class Run:
 
     def predict_opened(self, task: Any, opened: Sequence[Opened | BadSample]) -> list[Prediction]:
         """One task's predictions for rows that are open, all in one batch."""
-        step = Collator([task], self.processor, unlabelled=True)(opened)
-        if step.bad:
-            raise ChiasmError(f"{step.bad[0].input or 'input'}: {step.bad[0].message} ({step.bad[0].reason})")
-        step = step.to(self.model.device)
+        step = self.collate(task, opened).to(self.model.device)
         with torch.no_grad():
             streams = self.model.encode(step.pool)
             return [p for batch in step.batches for p in task.predict(self.model, batch, streams)]
-
-    def _lines(self, opened: Sequence[Opened | BadSample]) -> list[dict[str, Any]]:
-        """What `predict_file` writes for some rows, in their order; a row is answered by the task that reads exactly its texts."""
-        groups: dict[str, list[Opened]] = {}
-        lines: dict[str, dict[str, Any]] = {}
-        for row in opened:
-            if isinstance(row, BadSample):
-                lines[row.id] = refusal(row)
-            else:
-                groups.setdefault(self._task_for(row.sample.parts).name, []).append(row)
-        for name, rows in groups.items():
-            step = Collator([self.tasks[name]], self.processor, unlabelled=True)(rows)
-            lines |= {bad.id: refusal(bad) for bad in step.bad}
-            refused = {bad.id for bad in step.bad}
-            kept = [row for row in rows if row.sample.id not in refused]
-            for prediction in self.predict_opened(self.tasks[name], kept) if kept else []:
-                answer = {"id": prediction.id, "task": name, "output": prediction.output, "score": prediction.score}
-                lines[prediction.id] = answer | ({"probabilities": prediction.probabilities} if prediction.probabilities else {})
-        return [lines[row.id if isinstance(row, BadSample) else row.sample.id] for row in opened]
 
 
 def model_folder(folder: Path) -> Path:
@@ -346,6 +321,6 @@ class _Given(Source):
         return list({column for sample in self.samples for column in sample.parts})
 
 
-def refusal(bad: BadSample) -> dict[str, Any]:
-    """The line of a predictions file for a record that cannot be used."""
-    return {"id": bad.id, "error": bad.message, "reason": bad.reason, "input": bad.input, "line": bad.line}
+def refused(bad: BadSample) -> NoReturn:
+    """Raise what is wrong with a row."""
+    raise BadInput(bad.reason, f"{bad.input or 'input'}: {bad.message} ({bad.reason})", input=bad.input)

@@ -1,4 +1,4 @@
-"""`chiasm ask`: one question to a run."""
+"""`chiasm ask`: one question to a run, or a chat."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from chiasm_cli.evaluate import Run
-from chiasm_cli.output import next_step, result
+from chiasm_cli.output import next_step, result, settings
 
 
 def ask(
@@ -19,12 +19,17 @@ def ask(
     video: Annotated[Path | None, typer.Option(help="A video, or a folder of its frames.")] = None,
     inputs: Annotated[list[str] | None, typer.Option("--input", help="Any other input of the recipe.", metavar="NAME=VALUE")] = None,
 ) -> None:
-    """Ask a run one question."""
+    """Ask a run one question; without a question, chat with it."""
     given = given_parts(question, image, audio, video, inputs)
-    if not given:
+    if not given and settings["json"]:
         raise typer.BadParameter(
             'nothing to ask; give a question, --image, --audio or --video, e.g. chiasm ask RUN --image FILE "what is there?"'
         )
+    if not given:
+        from chiasm_cli.chat import chat
+
+        chat(run)
+        return
     import chiasm
 
     answer = chiasm.load(run).answer(**given)

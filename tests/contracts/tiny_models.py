@@ -117,8 +117,8 @@ def tiny(fusion: str, backbone: str) -> tuple[Any, Any]:
     return model, processor
 
 
-def assembled(fusion: dict[str, Any], backbone: str, /, **changes: Any) -> tuple[Any, Any]:
-    """(model, processor) of a recipe with an image, a sound and, where the backbone reads text, a question; noise in place of zeros."""
+def recipe_of(fusion: dict[str, Any], backbone: str, /, **changes: Any) -> dict[str, Any]:
+    """A recipe with an image, a sound and, where the backbone reads text, a question."""
     inputs: dict[str, Any] = {
         "image": {"modality": "image", "size": 16},
         "audio": {"modality": "audio", "sampling_rate": 8000, "seconds": 0.1},
@@ -128,7 +128,7 @@ def assembled(fusion: dict[str, Any], backbone: str, /, **changes: Any) -> tuple
     chooses = {"type": "classify", "target": "answer", "dropout": 0.0}
     compares = {"type": "contrast", "between": ["image", "audio"]}  # all that can be done with inputs that never meet the backbone
     task = compares if fusion["type"] == "none" else chooses if latent or backbone == "bert" else writes
-    recipe = {
+    return {
         "inputs": inputs if latent else {**inputs, "question": "text"},
         "encoders": {"image": {**VIT, **NEITHER_DROPS}, "audio": LOG_MEL},
         "backbone": BACKBONES[backbone],
@@ -136,7 +136,11 @@ def assembled(fusion: dict[str, Any], backbone: str, /, **changes: Any) -> tuple
         "tasks": {"answer": task},
         **changes,
     }
-    model, processor = build(load_recipe(recipe), rows(), WORDS)
+
+
+def assembled(fusion: dict[str, Any], backbone: str, /, **changes: Any) -> tuple[Any, Any]:
+    """(model, processor) of `recipe_of`; noise in place of zeros."""
+    model, processor = build(load_recipe(recipe_of(fusion, backbone, **changes)), rows(), WORDS)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name.endswith("bias") or parameter.ndim == 0:

@@ -38,7 +38,8 @@ def explain(
     """
     if level not in LEVELS:
         raise ChiasmError(f"level: '{level}' is not one of {', '.join(LEVELS)}{did_you_mean(level, LEVELS)}")
-    chosen, [opened] = run.opened([parts], task=task)
+    (opened,) = run.open([parts])
+    chosen = run.task_for(opened.sample.parts, task)
     aim = target_of(chosen, target, lambda: run.predict_opened(chosen, [opened])[0])
     done = 0
 

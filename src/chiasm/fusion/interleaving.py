@@ -17,11 +17,12 @@ def reach(markers: Tensor, tokens: Tokens, step: Step) -> tuple[Tensor, Tensor]:
 
     markers [R, T]: where an item's marker stands; the k-th is the k-th item's.
     """
-    first, last = tokens.frozen("reach", step, lambda: spans(markers))
+    whole = spans(markers)
+    first, last = tokens.frozen("reach", step, lambda: (whole[0][:, -1:], whole[1][:, -1:]))
     if step.offset:
         shape = (-1, markers.shape[1])
-        return first[:, -1:].expand(shape), last[:, -1:].expand(shape)
-    return first, last
+        return first.expand(shape), last.expand(shape)
+    return whole
 
 
 def spans(markers: Tensor) -> tuple[Tensor, Tensor]:

@@ -110,12 +110,15 @@ class Generate(PromptedTask):
 
     def written(self, model: Any, batch: Batch, streams: Streams) -> list[str]:
         """What the model writes behind each row's prompt."""
+        return model.processor.decode_texts(self.written_ids(model, batch, streams, **self.options.generation))
+
+    def written_ids(self, model: Any, batch: Batch, streams: Streams, **settings: Any) -> Tensor:
+        """[R, T] the ids that the model writes behind each row's prompt, padded behind the end token; `settings` are `generate`'s."""
         inputs = prompts_alone(batch, model.config.pad_token_id)
         begun = 1 if model.config.is_encoder_decoder else inputs["input_ids"].shape[1]  # tokens that `generate` gives back first
-        settings = {"max_new_tokens": 32, "do_sample": False, **self.options.generation}
+        settings = {"max_new_tokens": 32, "do_sample": False, **settings}
         settings["max_new_tokens"] = max(1, min(settings["max_new_tokens"], model.model.max_length - begun))
-        new = model.generate(**inputs, streams=self.given(streams), **settings)[:, begun:]
-        return model.processor.decode_texts(new)
+        return model.generate(**inputs, streams=self.given(streams), **settings)[:, begun:]
 
     def surprises(self, model: Any, batch: Batch, streams: Streams) -> list[tuple[float, int] | None]:
         """(-log likelihood, tokens) of each row's target, every token given the true ones before it; None where a row has none."""

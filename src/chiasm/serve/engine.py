@@ -1,0 +1,287 @@
+"""The engine: one thread that runs the model, fed by a few that decode media and read prompts, asked from any event loop.
+
+Between two forward steps it takes in what came in the meantime: a call, a micro-batch of rows of a task that does not write, texts for the
+slots that are free. What waits is bounded; what cannot be used is refused before it waits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from threading import Condition, Lock, Thread
+from typing import Any
+
+import numpy as np
+
+from chiasm.data.collate import Collator
+from chiasm.serve.batches import Row, answer, failure
+from chiasm.serve.settings import Settings
+from chiasm.serve.slots import Slots
+from chiasm.serve.work import Busy, Stopped, Ticket, Work
+from chiasm.types import BadInput, StepBatches
+
+READERS = 2  # threads that decode media and read prompts
+AT_ONCE = 32  # rows of a micro-batch
+LONGEST_WAIT = 60  # seconds that Busy asks for at most
+
+
+@dataclass(slots=True)
+class Counters:
+    """What /metrics shows; they only grow."""
+
+    requests: int = 0  # accepted
+    finished: int = 0  # of these: answered, failed or cancelled
+    refused: int = 0  # Busy
+    forwards: int = 0  # of the model thread: micro-batches, prompts read, steps of all slots
+    tokens: int = 0  # written
+    rows: int = 0  # of all forwards together; by forwards: the mean batch size
+    batch_sizes: dict[int, int] = field(default_factory=dict)  # rows of a forward -> how often
+    calls: int = 0
+
+    def forward(self, rows: int) -> None:
+        self.forwards += 1
+        self.rows += rows
+        self.batch_sizes[rows] = self.batch_sizes.get(rows, 0) + 1
+
+
+class Pace:
+    """How long the model takes for a request: a mean over the last ones."""
+
+    def __init__(self) -> None:
+        self.busy, self.done = 0.1, 1.0
+
+    @property
+    def seconds(self) -> float:
+        return self.busy / max(self.done, 1e-3)
+
+    def note(self, seconds: float, finished: int) -> None:
+        if finished:
+            self.busy, self.done = 0.9 * self.busy, 0.9 * self.done
+        self.busy, self.done = self.busy + seconds, self.done + finished
+
+
+class Engine:
+    """`slots`: texts written at once; `waiting`: requests that may wait besides (being read, or read and not begun)."""
+
+    def __init__(self, run: Any, *, slots: int = 8, waiting: int = 64):
+        self.run, self.limit = run, waiting
+        self.counters = Counters()
+        self.ready = False  # after the warm-up
+        self.error = ""  # why the warm-up failed, if it did
+        self.slots = Slots(run.model, self._collate, slots, self.counters.forward)
+        self._rows: deque[Row] = deque()
+        self._calls: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
+        self._changed = Condition()
+        self._reserved = 0  # accepted, being read
+        self._active = 0
+        self._draining = self._stopping = False
+        self._pace = Pace()
+        self._reading = Lock()  # a tokenizer serves one at a time
+        self._readers = ThreadPoolExecutor(READERS, "chiasm-reader")
+        self._thread = Thread(target=self._serve, name="chiasm-model", daemon=True)
+
+    # ---- for who asks
+
+    @property
+    def waiting(self) -> int:
+        """Requests and calls that were accepted and not begun."""
+        return self._reserved + len(self._rows) + len(self._calls)
+
+    @property
+    def active(self) -> int:
+        """Requests that the model works on."""
+        return self._active
+
+    def start(self) -> Engine:
+        """Begin, with a warm-up; `ready` is True from then on. Work may be submitted at once."""
+        self._thread.start()
+        return self
+
+    async def submit(self, work: Work) -> Ticket:
+        """Accept a request; it waits for its turn. Raises Busy, Stopped, or ChiasmError (BadInput) for what cannot be used."""
+        self._reserve()
+        row = None
+        try:
+            row = await asyncio.get_running_loop().run_in_executor(self._readers, self._read, work)
+        finally:
+            with self._changed:
+                self._reserved -= 1
+                if row is not None and not self._stopping:
+                    self._rows.append(row)
+                    self.counters.requests += 1
+                self._changed.notify()
+        if self._stopping:
+            raise Stopped("the server stopped before this request was begun")
+        row.ticket.on_end(self._ended)
+        return row.ticket
+
+    async def call(self, function: Callable[[], Any]) -> Any:
+        """What `function` returns, run on the model's thread between two steps. Raises Busy, Stopped, and what it raises."""
+        future: Future[Any] = Future()
+        self._reserve()
+        with self._changed:
+            self._reserved -= 1
+            self._calls.append((function, future))
+            self._changed.notify()
+        return await asyncio.wrap_future(future)
+
+    def drain(self, seconds: float) -> bool:
+        """Take no more work and finish what was accepted; whether that was done in time."""
+        self._draining = True
+        until = time.monotonic() + seconds
+        with self._changed:
+            self._changed.notify()
+            return self._changed.wait_for(lambda: not (self.waiting or self._active), max(0.0, until - time.monotonic()))
+
+    def stop(self) -> None:
+        """End after the step in progress; what is not finished is told so."""
+        with self._changed:
+            self._draining = self._stopping = True
+            self._changed.notify()
+        if self._thread.is_alive():
+            self._thread.join()
+        self._readers.shutdown(cancel_futures=True)
+        self.ready = False
+
+    # ---- reading
+
+    def _ended(self) -> None:
+        with self._changed:
+            self.counters.finished += 1
+
+    def _reserve(self) -> None:
+        with self._changed:
+            if self._draining:
+                raise Stopped(f"the model cannot be run: {self.error}" if self.error else "the server takes no more requests")
+            if self.waiting >= self.limit:
+                self.counters.refused += 1
+                raise Busy(min(LONGEST_WAIT, max(1, math.ceil(self.waiting * self._pace.seconds))))
+            self._reserved += 1
+
+    def _read(self, work: Work) -> Row:
+        """On a reader's thread: decode, find the task, read the prompt. Raises ChiasmError."""
+        (opened,) = self.run.open([work.parts], root=None)
+        task = self.run.task_for(opened.sample.parts, work.task)
+        settings = Settings.of(task, work) if task.writes else None
+        tokens = self._prompt_tokens(self._collate(task, [opened]))
+        longest = self.run.model.model.max_length
+        if tokens > longest - bool(settings):
+            raise BadInput("too_long", f"a text of {tokens} tokens is longer than the {longest} that the model has positions for")
+        slotted = settings is not None and self.slots.suit(settings)
+        return Row(Ticket(), task, opened, tokens, settings, slotted)
+
+    def _collate(self, task: Any, opened: Any) -> StepBatches:
+        with self._reading:
+            return self.run.collate(task, opened)
+
+    @staticmethod
+    def _prompt_tokens(step: StepBatches) -> int:
+        inputs = step.batches[0].inputs
+        lengths = inputs.get("prompt_lengths", inputs["attention_mask"].sum(1) if "attention_mask" in inputs else None)
+        return 0 if lengths is None else int(lengths[0])
+
+    # ---- the model's thread
+
+    def _serve(self) -> None:
+        try:
+            self._warm_up()
+        except Exception as error:
+            self._draining, self.error = True, f"{type(error).__name__}: {error}"
+            return self._abandon()
+        self.ready = True
+        while self._turn():
+            pass
+        self._abandon()
+
+    def _turn(self) -> bool:
+        """One round of what is to do, each kind of it once: a call, a micro-batch, texts for free slots, a step; False at the end."""
+        with self._changed:
+            self._changed.notify_all()  # drain may be waiting
+            self._changed.wait_for(lambda: self._rows or self._calls or self._stopping or self.slots.rows)
+            if self._stopping:
+                return False
+            call = self._calls.popleft() if self._calls else None
+            batch, texts = self._take()
+            self._active = len(self.slots.rows) + len(texts) + len(batch)
+        start, finished = time.perf_counter(), self.counters.finished
+        if call is not None:
+            self._run_call(*call)
+        try:
+            if batch:
+                self.counters.forward(len(batch))
+                answer(self.run.model, self._collate, batch)
+            if texts:
+                self.slots.admit(texts)
+            if self.slots.rows:
+                self.slots.step()
+        except Exception as error:  # of the engine's own making: whoever it may concern is told, and the next are served
+            for row in (*batch, *texts, *self.slots.rows):
+                row.ticket.finish(failure(error))
+            self.slots.clear()
+        self.counters.tokens = self.slots.tokens
+        self._active = len(self.slots.rows)
+        self._pace.note(time.perf_counter() - start, self.counters.finished - finished)
+        return True
+
+    def _take(self) -> tuple[list[Row], list[Row]]:
+        """(a micro-batch, texts for free slots) of what waits, first come first served; what nobody waits for any more is let go."""
+        batch: list[Row] = []
+        texts: list[Row] = []
+        left: deque[Row] = deque()
+        for row in self._rows:
+            if not row.ticket.open:
+                continue
+            if row.slotted and len(texts) < self.slots.free:
+                texts.append(row)
+            elif not row.slotted and len(batch) < AT_ONCE and (not batch or row.kind == batch[0].kind):
+                batch.append(row)
+            else:
+                left.append(row)
+        self._rows = left
+        return batch, texts
+
+    def _run_call(self, function: Callable[[], Any], future: Future[Any]) -> None:
+        self.counters.calls += 1
+        if not future.set_running_or_notify_cancel():
+            return
+        try:
+            future.set_result(function())
+        except BaseException as error:
+            future.set_exception(error)
+
+    def _warm_up(self) -> None:
+        """One real forward of the first task: blank media, one word of text."""
+        blank: dict[str, Any] = {
+            "text": "a",
+            "image": np.zeros((32, 32, 3), np.uint8),
+            "audio": np.zeros(16_000, np.float32),
+        }
+        inputs = self.run.recipe.inputs
+        parts = {name: blank[spec.modality] for name, spec in inputs.items() if spec.modality in blank}
+        opened = self.run.open([parts])
+        task = self.run.task_for(opened[0].sample.parts)
+        with self._reading:
+            step = Collator([task], self.run.processor, unlabelled=True, empty=True)(opened)
+        for batch in step.to(self.run.model.device).batches:
+            task.predict(self.run.model, batch, self.run.model.encode(step.pool))
+
+    def _abandon(self) -> None:
+        """Tell whoever still waits that nothing comes."""
+        with self._changed:
+            for row in (*self._rows, *self.slots.rows):
+                row.ticket.finish(Stopped("the server stopped before this request was answered"))
+            for _, future in self._calls:
+                try:
+                    future.set_exception(Stopped("the server stopped before this call was made"))
+                except InvalidStateError:
+                    pass
+            self._rows.clear()
+            self._calls.clear()
+            self.slots.clear()
+            self._active = 0
+            self._changed.notify_all()
