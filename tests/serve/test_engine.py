@@ -89,6 +89,7 @@ def test_answers_are_those_of_predict(engine: Engine):
     rows = [parts(i) for i in range(10)]
     works = [Work(row, task) for row in rows for task in ("answer", "choose")][:16]
     found = asyncio.run(answered(engine, *works))
+    asyncio.run(until(lambda: engine.counters.finished == 16 and not engine.active))
     for work, result in zip(works, found, strict=True):
         (expected,) = engine.run.predict([work.parts], task=work.task)
         assert result.prediction.output == expected.output
@@ -236,9 +237,10 @@ def test_cancelled_while_it_waits():
         tickets[1].cancel()
         engine.start()
         assert isinstance(await tickets[2].result(), Finished)
+        await until(lambda: engine.counters.finished == 3)
 
     asyncio.run(leave())
-    assert engine.counters.finished == 3
+    assert engine.waiting == engine.active == 0
     engine.stop()
 
 
@@ -251,11 +253,11 @@ def test_many_aborts_leave_nothing(engine: Engine):
                 ticket.cancel()
         await until(lambda: not (engine.active or engine.waiting))
 
-    asyncio.run(leave(16))
+    asyncio.run(leave(8))
     gc.collect()
     tracemalloc.start()
     before = tracemalloc.take_snapshot()
-    asyncio.run(leave(64))
+    asyncio.run(leave(40))
     gc.collect()
     growth = sum(change.size_diff for change in tracemalloc.take_snapshot().compare_to(before, "filename"))
     tracemalloc.stop()

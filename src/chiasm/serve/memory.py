@@ -52,9 +52,9 @@ class Window:
         if not self.layers:
             self.layers = [Layer(self, old.keys, old.values) for old in own.layers]
             self.mask = torch.zeros(self.slots, 0, dtype=torch.bool, device=mask.device)
-        if not first:
-            self.end = 0
-        if self.end < length or self.end == self.mask.shape[1]:
+        if not first and length <= self.mask.shape[1]:
+            self.end = length
+        elif self.end < length:
             self._move(max(length, self.width))
         columns, rows, chosen = slice(self.end - length, self.end), slice(first, first + len(keep)), torch.tensor(keep, device=mask.device)
         self.mask[rows] = False

@@ -101,7 +101,7 @@ class Slots:
             else:
                 rows[0].ticket.finish(error if isinstance(error, BadInput) else failure(error))
             return
-        texts = [self._text(row, mask.shape[1]) for row in rows]
+        texts = [self._text(row) for row in rows]
         ends = self._choose(logits, texts)
         keep = []
         for place, (row, text, end) in enumerate(zip(rows, texts, ends, strict=True)):
@@ -116,7 +116,7 @@ class Slots:
             self.texts += [texts[place] for place in keep]
             self._view = None
 
-    def _text(self, row: Row, read: int) -> Text:
+    def _text(self, row: Row) -> Text:
         assert row.settings is not None
         limit = min(row.settings.max_new_tokens, self.model.model.max_length - row.prompt_tokens)
         return Text(self.model.processor, row.settings, row.ticket, self.ends, limit)
