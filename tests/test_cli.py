@@ -43,7 +43,6 @@ class StandIn:
                     metrics=METRICS["test"], verdicts=["image is used"], notes=[], to_json=lambda: {"metrics": METRICS["test"]}
                 )
             ),
-            predict_file=lambda source, output, **more: self.note("predict", source, output) or {"predicted": 3, "refused": 1},
             answer=lambda **given: self.note("answer", given) or "red",
             examples=lambda: ["  what ? -> sun"],
         )
@@ -68,6 +67,10 @@ class StandIn:
     def load(self, folder: Path) -> Any:
         self.note("load", folder)
         return self.run
+
+    def predict_file(self, run: Any, source: Path, output: Path, **more: Any) -> Any:
+        self.note("predict", source, output)
+        return SimpleNamespace(rows=4, refused={"bad_json": 1}, whole=True)
 
     def init(self, data: Path, *, target: str | None) -> str:
         self.note("init", data, target)
@@ -240,7 +243,6 @@ def test_debug_shows_the_traceback(library: StandIn, capsys: pytest.CaptureFixtu
         (["train"], "error: Missing argument"),
         (["train", "demo", "--outptu", "x"], "--output"),
         (["evaluate", "r", "--split", "test", "--data", "x"], "exclude each other"),
-        (["ask", "runs/x"], "nothing to ask"),
         (["ask", "runs/x", "--input", "age"], "--input age: write NAME=VALUE"),
         (["recipes", "show", "dmo"], "no recipe 'dmo'; did you mean 'demo'?"),
         (["data", "export", "scnes", "x"], "'scnes' is not one of 'scenes'"),
@@ -252,6 +254,11 @@ def test_a_wrong_command_line(library: StandIn, shipped: Path, arguments: list[s
     said = capsys.readouterr().err
     assert message in said
     assert len(said.splitlines()) == 1
+
+
+def test_a_chat_is_for_people(library: StandIn, capsys: pytest.CaptureFixture[str]):
+    assert run(["ask", "runs/x", "--json"]) == 2
+    assert "nothing to ask" in json.loads(capsys.readouterr().out)["error"]["message"]
 
 
 def test_check_prints_every_problem(library: StandIn, capsys: pytest.CaptureFixture[str]):

@@ -93,6 +93,15 @@ def verify(folder: Path) -> None:
             )
 
 
+def identity(folder: Path) -> str:
+    """One sha256 for a model: of the names and sha256 of its files, as MANIFEST.json has them."""
+    if (path := folder / MANIFEST).is_file():
+        files = {name: entry["sha256"] for name, entry in json.loads(path.read_text("utf-8"))["files"].items()}
+    else:
+        files = {file.name: sha256(file) for file in folder.iterdir() if file.is_file() and file.name != "README.md"}
+    return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
+
+
 def check_config(folder: Path) -> None:
     """ChiasmError where config.json has a key that no Chiasm model has, or names a component in a module that lies in the folder."""
     config = json.loads((folder / "config.json").read_text("utf-8"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NoReturn
@@ -17,9 +17,10 @@ from chiasm.data.sources.base import Source
 from chiasm.data.split import Split
 from chiasm.evaluation.baselines import Baseline, majority, question_only
 from chiasm.evaluation.evaluate import ROWS_READ, evaluate
-from chiasm.evaluation.result import Evaluation, plain, read_json
+from chiasm.evaluation.result import Evaluation, read_json
 from chiasm.model_files import load_model
 from chiasm.quantized import count_parameters
+from chiasm.reading import EARLIER
 from chiasm.recipe import Recipe, load_recipe
 from chiasm.recipe_check import check_components
 from chiasm.report.gather import gather
@@ -85,10 +86,11 @@ def load(folder: str | Path) -> Run:
 class Run:
     """A trained model with its recipe and its figures."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, *, recipe: Recipe | None = None, built: tuple[Any, Any] | None = None):
+        """`built`: its (model, processor) by `recipe`, where there is no folder to load them from."""
         self.folder = folder
-        self.recipe = load_recipe(folder / "recipe.yaml")
-        self.model, self.processor = load_model(model_folder(folder))
+        self.recipe = recipe if recipe is not None else load_recipe(folder / "recipe.yaml")
+        self.model, self.processor = built if built is not None else load_model(model_folder(folder))
         self.model.to(pick_device(self.recipe.train.device)).eval()
         self.text_inputs = [name for name, spec in self.recipe.inputs.items() if spec.modality == "text"]
         self._splits: dict[str, Split] = {}
@@ -132,24 +134,15 @@ class Run:
         if not opened:
             return []
         chosen = self.task_for(opened[0].sample.parts, task)
-        at_once = self._rows_at_once
-        return [p for start in range(0, len(opened), at_once) for p in self._predict(chosen, opened[start : start + at_once])]
+        size = self.rows_at_once
+        return [p for start in range(0, len(opened), size) for p in self.predict_opened(chosen, opened[start : start + size])]
 
-    def predict_file(self, source: str | Path, output: str | Path, *, progress: Progress | None = None) -> dict[str, int]:
-        """Predict every record of a file into a jsonl: {id, task, output, score, ...}, or {id, error, reason} where one cannot be used."""
-        split = split_of(self.recipe, open_file(source), self.processor)
-        counts = {"predicted": 0, "refused": 0}
-        output = Path(output)
-        output.parent.mkdir(parents=True, exist_ok=True)
-        with output.open("w", encoding="utf-8") as file:
-            for start in range(0, len(split), self._rows_at_once):
-                indices = range(start, min(len(split), start + self._rows_at_once))
-                for line in self._lines(split.open_rows(indices)):
-                    counts["refused" if "error" in line else "predicted"] += 1
-                    file.write(json.dumps(plain(line), ensure_ascii=False) + "\n")
-                if progress is not None:
-                    progress(indices.stop, len(split))
-        return counts
+    def reading(self, source: Source, *, only: Container[str] | None = None) -> Split:
+        """Any source, read as this run reads its own data; `only` these inputs are opened, where given."""
+        split = split_of(self.recipe, source, self.processor)
+        if only is not None:
+            split.modalities = {name: modality for name, modality in split.modalities.items() if name in only}
+        return split
 
     def evaluate(
         self, split: str = "test", *, data: str | Path | None = None, progress: Progress | None = None, write: bool | None = None
@@ -158,7 +151,7 @@ class Run:
 
         Written to the run's metrics.json unless `data` is given or `write` is False.
         """
-        opened = split_of(self.recipe, open_file(data), self.processor) if data is not None else self.split(split)
+        opened = self.reading(open_file(data)) if data is not None else self.split(split)
         tasks, blind = self._scored(opened), self.baselines
         found = evaluate(self.model, self.processor, opened, tasks, controls=CONTROL_ROWS, baselines=blind, progress=progress)
         if write if write is not None else data is None:
@@ -197,12 +190,8 @@ class Run:
         root: the folder that paths of media may not leave; None: no paths, only media themselves.
         """
         samples = [Sample(str(i), self._inputs(row), file="inputs", line=i + 1, root=root) for i, row in enumerate(rows)]
-        opened = split_of(self.recipe, _Given(samples), self.processor).open_rows(range(len(samples)))
+        opened = self.reading(_Given(samples)).open_rows(range(len(samples)))
         return [refused(row) if isinstance(row, BadSample) else row for row in opened]
-
-    def task_for(self, parts: Mapping[str, Any], name: str | None = None) -> Any:
-        """The task called `name`; without a name the one that answers a row with these parts."""
-        return self._task_for(parts) if name is None else self.tasks[self._named(name)]
 
     def collate(self, task: Any, opened: Sequence[Opened | BadSample]) -> StepBatches:
         """What `task` reads of opened rows; raises BadInput for the first that it cannot use."""
@@ -266,23 +255,27 @@ class Run:
         return parts
 
     @property
-    def _rows_at_once(self) -> int:
+    def rows_at_once(self) -> int:
+        """How many rows go through the model together at use."""
         return ROWS_READ if self.processor.reads else PREDICT_ROWS
 
     def _own_columns(self) -> set[str]:
-        """Columns that a table input gathers, and those of records that a prompt repeats; they are given by their own names."""
-        found = {column for task in self.tasks.values() for column in task.lists}
+        """Columns that are given by their own names: a table's, records that a prompt repeats, texts that are compared."""
+        found = {column for task in self.tasks.values() for column in (*task.lists, *(c for c in task.columns if c in task.texts))}
         for modality in self.processor.modalities.values():
             found |= {*getattr(modality, "number_columns", ()), *getattr(modality, "category_columns", ())}
-        return found
+        return found | ({EARLIER} if self.processor.reader is not None else set())
 
-    def _named(self, task: str) -> str:
+    def named(self, task: str) -> str:
+        """A task's name; ChiasmError names the nearest where there is none."""
         if task not in self.tasks:
             raise ChiasmError(f"this run has no task '{task}'{did_you_mean(task, self.tasks)}")
         return task
 
-    def _task_for(self, parts: Mapping[str, Any]) -> Any:
-        """The first task whose prompt reads exactly the texts that are given, else the first that predicts."""
+    def task_for(self, parts: Mapping[str, Any], name: str | None = None) -> Any:
+        """The task called `name`; without a name the first whose prompt reads exactly the texts given, else the first that predicts."""
+        if name is not None:
+            return self.tasks[self.named(name)]
         usable = [task for task in self.tasks.values() if task.view == "fused"] or list(self.tasks.values())
         if not usable:
             raise ChiasmError(f"this run has no task that answers; its tasks: {', '.join(self.tasks)}")
@@ -290,30 +283,12 @@ class Run:
         exact = [task for task in usable if {name for name in task.reads if task.declared[name] == "text"} == given]
         return (exact or usable)[0]
 
-    def _predict(self, task: Any, opened: Sequence[Opened | BadSample]) -> list[Prediction]:
+    def predict_opened(self, task: Any, opened: Sequence[Opened | BadSample]) -> list[Prediction]:
+        """One task's predictions for rows that are open, all in one batch."""
         step = self.collate(task, opened).to(self.model.device)
         with torch.no_grad():
             streams = self.model.encode(step.pool)
             return [p for batch in step.batches for p in task.predict(self.model, batch, streams)]
-
-    def _lines(self, opened: Sequence[Opened | BadSample]) -> list[dict[str, Any]]:
-        """What `predict_file` writes for some rows, in their order; a row is answered by the task that reads exactly its texts."""
-        groups: dict[str, list[Opened]] = {}
-        lines: dict[str, dict[str, Any]] = {}
-        for row in opened:
-            if isinstance(row, BadSample):
-                lines[row.id] = refusal(row)
-            else:
-                groups.setdefault(self._task_for(row.sample.parts).name, []).append(row)
-        for name, rows in groups.items():
-            step = Collator([self.tasks[name]], self.processor, unlabelled=True)(rows)
-            lines |= {bad.id: refusal(bad) for bad in step.bad}
-            refused = {bad.id for bad in step.bad}
-            kept = [row for row in rows if row.sample.id not in refused]
-            for prediction in self._predict(self.tasks[name], kept) if kept else []:
-                answer = {"id": prediction.id, "task": name, "output": prediction.output, "score": prediction.score}
-                lines[prediction.id] = answer | ({"probabilities": prediction.probabilities} if prediction.probabilities else {})
-        return [lines[row.id if isinstance(row, BadSample) else row.sample.id] for row in opened]
 
 
 def model_folder(folder: Path) -> Path:
@@ -350,8 +325,3 @@ class _Given(Source):
 def refused(bad: BadSample) -> NoReturn:
     """Raise what is wrong with a row."""
     raise BadInput(bad.reason, f"{bad.input or 'input'}: {bad.message} ({bad.reason})", input=bad.input)
-
-
-def refusal(bad: BadSample) -> dict[str, Any]:
-    """The line of a predictions file for a record that cannot be used."""
-    return {"id": bad.id, "error": bad.message, "reason": bad.reason, "input": bad.input, "line": bad.line}

@@ -1,4 +1,4 @@
-"""`chiasm ask`: one question to a run."""
+"""`chiasm ask`: one question to a run, or a chat."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from chiasm_cli.evaluate import Run
-from chiasm_cli.output import next_step, result
+from chiasm_cli.output import next_step, result, settings
 
 
 def ask(
@@ -19,7 +19,28 @@ def ask(
     video: Annotated[Path | None, typer.Option(help="A video, or a folder of its frames.")] = None,
     inputs: Annotated[list[str] | None, typer.Option("--input", help="Any other input of the recipe.", metavar="NAME=VALUE")] = None,
 ) -> None:
-    """Ask a run one question."""
+    """Ask a run one question; without a question, chat with it."""
+    given = given_parts(question, image, audio, video, inputs)
+    if not given and settings["json"]:
+        raise typer.BadParameter(
+            'nothing to ask; give a question, --image, --audio or --video, e.g. chiasm ask RUN --image FILE "what is there?"'
+        )
+    if not given:
+        from chiasm_cli.chat import chat
+
+        chat(run)
+        return
+    import chiasm
+
+    answer = chiasm.load(run).answer(**given)
+    result({"answer": answer}, said(answer))
+    next_step(f"chiasm predict {run} INPUT.jsonl --output OUT.jsonl   for many at once")
+
+
+def given_parts(
+    question: str | None, image: Path | None, audio: Path | None, video: Path | None, inputs: list[str] | None
+) -> dict[str, Any]:
+    """What a command line gives of a row; usage error for an --input without a value."""
     parts = {"question": question, "image": image, "audio": audio, "video": video}
     given: dict[str, Any] = {name: value for name, value in parts.items() if value is not None}
     for text in inputs or []:
@@ -27,15 +48,7 @@ def ask(
         if not equals:
             raise typer.BadParameter(f"--input {text}: write NAME=VALUE")
         given[name] = value
-    if not given:
-        raise typer.BadParameter(
-            'nothing to ask; give a question, --image, --audio or --video, e.g. chiasm ask RUN --image FILE "what is there?"'
-        )
-    import chiasm
-
-    answer = chiasm.load(run).answer(**given)
-    result({"answer": answer}, said(answer))
-    next_step(f"chiasm predict {run} INPUT.jsonl --output OUT.jsonl   for many at once")
+    return given
 
 
 def said(answer: Any) -> list[str]:

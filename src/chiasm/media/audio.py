@@ -229,6 +229,16 @@ class Audio(base.Modality):
         return np.clip(samples, -1, 1)
 
 
+def seconds_of(data: bytes) -> float | None:
+    """How long a sound file says it is, nothing decoded; None where it does not say, or cannot be read (opening it will say why)."""
+    try:
+        containers.sound_format(data[:16])
+        with soundfile.SoundFile(io.BytesIO(data)) as sound:
+            return sound.frames / sound.samplerate if 0 < sound.frames < 1 << 60 else None
+    except (BadInput, soundfile.SoundFileError, RuntimeError, ZeroDivisionError):
+        return None
+
+
 def wav_bytes(sound: Sound) -> bytes:
     """A decoded sound as a 16-bit WAV file."""
     file = io.BytesIO()

@@ -158,6 +158,29 @@ class Image(base.Modality):
             return pixels.shape[0], pixels.shape[1]
         return (size, size) if isinstance(size, int) else size
 
+    def upright(self, value: Any, *, root: str | None = None) -> np.ndarray:
+        """The whole picture as it is shown, uint8 [height, width, 3], whatever `open` makes of it."""
+        return Image(self.options.model_copy(update={"size": "original"})).open(value, root=root)[0]
+
+    def area(self, height: int, width: int) -> tuple[float, float, float, float]:
+        """Which part of an upright picture [height, width] `open` decodes: (top, left, bottom, right) in its pixels, outside it where
+        `open` pads."""
+        if self.options.size == "original" or self.options.resize == "squash":
+            return 0.0, 0.0, float(height), float(width)
+        rows, columns = (self.options.size,) * 2 if isinstance(self.options.size, int) else self.options.size
+        if self.options.resize == "pad":
+            inner_rows, inner_columns = _fitting(height, width, rows, columns)
+            down, across = height / inner_rows, width / inner_columns
+            top, left = -((rows - inner_rows) // 2) * down, -((columns - inner_columns) // 2) * across
+        elif self.options.exact:
+            size = self._scaled(height, width, rows, columns)
+            down, across = height / size[0], width / size[1]
+            top, left = (size[0] - rows) // 2 * down, (size[1] - columns) // 2 * across
+        else:
+            first, start, tall, wide = _centre(height, width, rows, columns, self.options.short_side)
+            return float(first), float(start), float(first + tall), float(start + wide)
+        return top, left, top + rows * down, left + columns * across
+
     def _to_size(self, pixels: np.ndarray) -> np.ndarray:
         """[h, w] grey or [h, w, 3] -> [height, width, 3]."""
         height, width = self._size(pixels)
@@ -165,10 +188,10 @@ class Image(base.Modality):
         if self.options.exact and self.options.resize != "pad":
             pixels = self._exactly(pixels, height, width)
         elif self.options.resize == "crop":
-            pixels = _centre(pixels, height, width, self.options.short_side)
+            top, left, rows, columns = _centre(pixels.shape[0], pixels.shape[1], height, width, self.options.short_side)
+            pixels = pixels[top : top + rows, left : left + columns]
         elif self.options.resize == "pad":
-            scale = min(height / pixels.shape[0], width / pixels.shape[1])
-            inner = max(1, round(pixels.shape[0] * scale)), max(1, round(pixels.shape[1] * scale))
+            inner = _fitting(pixels.shape[0], pixels.shape[1], height, width)
         if pixels.shape[:2] != inner:
             pixels = _interpolated(pixels, inner, self.options.resample)
         if pixels.ndim == 2:
@@ -181,12 +204,16 @@ class Image(base.Modality):
             pixels = canvas
         return pixels
 
+    def _scaled(self, rows: int, columns: int, height: int, width: int) -> tuple[int, int]:
+        """What transformers' image processors bring a picture [rows, columns] to before they cut [height, width] out of it."""
+        if self.options.resize != "crop":
+            return height, width
+        short, least = self.options.short_side or min(height, width), min(rows, columns)
+        return (short if rows == least else int(short * rows / least), short if columns == least else int(short * columns / least))
+
     def _exactly(self, pixels: np.ndarray, height: int, width: int) -> np.ndarray:
         """[h, w] or [h, w, 3] -> [height, width(, 3)] in the order and with the rounding of transformers' image processors."""
-        size = height, width
-        if self.options.resize == "crop":
-            short, least = self.options.short_side or min(height, width), min(pixels.shape[:2])
-            size = tuple(short if side == least else int(short * side / least) for side in pixels.shape[:2])
+        size = self._scaled(pixels.shape[0], pixels.shape[1], height, width)
         if pixels.shape[:2] != size:
             method = PIL.Image.Resampling[self.options.resample.upper()]
             pixels = np.array(PIL.Image.fromarray(pixels).resize((size[1], size[0]), method))
@@ -278,13 +305,19 @@ def _interpolated(pixels: np.ndarray, size: tuple[int, int], method: str) -> np.
     return planes[0].permute(1, 2, 0).numpy().reshape(*size, *pixels.shape[2:])
 
 
-def _centre(pixels: np.ndarray, height: int, width: int, short_side: int | None = None) -> np.ndarray:
-    """The largest centred rectangle with the proportions of [height, width], or what that is of a picture whose shorter side is given."""
-    whole = min(pixels.shape[0] / height, pixels.shape[1] / width)
-    scale = whole if short_side is None else min(whole, min(pixels.shape[:2]) / short_side)
-    rows, columns = max(1, round(height * scale)), max(1, round(width * scale))
-    top, left = (pixels.shape[0] - rows) // 2, (pixels.shape[1] - columns) // 2
-    return pixels[top : top + rows, left : left + columns]
+def _centre(rows: int, columns: int, height: int, width: int, short_side: int | None = None) -> tuple[int, int, int, int]:
+    """(top, left, rows, columns) of the largest centred rectangle of a picture [rows, columns] with the proportions of [height, width], or
+    of what that is of a picture whose shorter side is given."""
+    whole = min(rows / height, columns / width)
+    scale = whole if short_side is None else min(whole, min(rows, columns) / short_side)
+    tall, wide = max(1, round(height * scale)), max(1, round(width * scale))
+    return (rows - tall) // 2, (columns - wide) // 2, tall, wide
+
+
+def _fitting(rows: int, columns: int, height: int, width: int) -> tuple[int, int]:
+    """The size of a picture [rows, columns] that just fits into [height, width]."""
+    scale = min(height / rows, width / columns)
+    return max(1, round(rows * scale)), max(1, round(columns * scale))
 
 
 def _random_crop(pixels: np.ndarray, least: float, generator: np.random.Generator) -> np.ndarray:

@@ -1,0 +1,42 @@
+"""`chiasm explain`: which inputs, and which parts of them, an answer of a run rests on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from chiasm_cli.ask import given_parts
+from chiasm_cli.evaluate import Run
+from chiasm_cli.output import next_step, note, progress, result
+
+
+def explain(
+    run: Run,
+    question: Annotated[str | None, typer.Argument(help="The question, as text.")] = None,
+    image: Annotated[Path | None, typer.Option(help="A picture.")] = None,
+    audio: Annotated[Path | None, typer.Option(help="A sound.")] = None,
+    video: Annotated[Path | None, typer.Option(help="A video, or a folder of its frames.")] = None,
+    inputs: Annotated[list[str] | None, typer.Option("--input", help="Any other input of the recipe.", metavar="NAME=VALUE")] = None,
+    task: Annotated[str | None, typer.Option(help="The task that answers; the one that reads these inputs, if not given.")] = None,
+    target: Annotated[str | None, typer.Option(help="The answer to explain; the run's own, if not given.")] = None,
+    level: Annotated[str, typer.Option(help="modality: what each input is worth; token: also which parts of it.")] = "token",
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="A page to write, with the marks over the picture.")] = None,
+) -> None:
+    """Show which inputs, and which parts of them, an answer rests on."""
+    given = given_parts(question, image, audio, video, inputs)
+    if not given:
+        raise typer.BadParameter('nothing to explain; give what is asked, e.g. chiasm explain RUN --image FILE "what is there?"')
+    import chiasm
+    from chiasm.evaluation.result import write_text
+
+    found = chiasm.explain(chiasm.load(run), given, task=task, target=target, level=level, progress=progress("explaining"))
+    if output is not None:
+        write_text(output, found.html())
+    result(found.to_json(), found.lines())
+    if output is None:
+        next_step("chiasm explain ... --output why.html   for a page with the marks over the picture")
+    else:
+        note(f"wrote {output}")
+        next_step(f"open {output}")

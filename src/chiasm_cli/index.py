@@ -1,0 +1,51 @@
+"""`chiasm index`: pictures, sounds and texts -> vectors that are searched by any of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from chiasm_cli.evaluate import Run
+from chiasm_cli.output import next_step, progress, result
+
+
+def index(
+    run: Run,
+    data: Annotated[Path, typer.Argument(help="A table (jsonl, csv, parquet, tar) or a folder of pictures, sounds or videos.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The index, a new folder.")],
+    task: Annotated[str | None, typer.Option(help="The contrast task that embeds; the run's first where not given.")] = None,
+    sides: Annotated[str | None, typer.Option(help="Only these of what the task compares.", metavar="NAME,...")] = None,
+    backend: Annotated[str, typer.Option(help="exact (plain files), or lancedb (filters, updates, object stores).")] = "exact",
+    store: Annotated[str | None, typer.Option(help="Where lancedb keeps the vectors, e.g. s3://bucket/name; INDEX/lance else.")] = None,
+    update: Annotated[bool, typer.Option("--update", help="Add to a lancedb index, or replace rows of the same id.")] = False,
+) -> None:
+    """Index what a run's contrast task compares, to search it."""
+    import chiasm
+
+    if update:
+        made = chiasm.update_index(chiasm.load(run), data, output, progress=progress("indexing"))
+        tell(output, made.facts["updates"][-1], made.sides)
+        return
+    chosen = [name.strip() for name in sides.split(",")] if sides else []
+    made = chiasm.index(
+        chiasm.load(run), data, output, task=task, sides=chosen, backend=backend, store=store, progress=progress("indexing")
+    )
+    tell(output, made.facts["account"], made.sides)
+
+
+def tell(output: Path, account: dict[str, Any], sides: dict[str, str]) -> None:
+    """What was indexed and what was refused."""
+    counts = ", ".join(f"{count} {side}" + shared(account["shared"].get(side)) for side, count in account["indexed"].items())
+    lines = [f"wrote {output}: {counts}, of {account['read']} rows"]
+    if account["refused"]:
+        reasons = ", ".join(f"{reason} {count}" for reason, count in account["refused"].items())
+        lines.append(f"refused: {reasons}; see {output}/refused.jsonl")
+    result({"index": str(output), **account}, lines)
+    by = [f"chiasm search {output} --{kind} FILE" for kind in ("image", "audio") if kind in sides.values()]
+    next_step(*([f'chiasm search {output} "words"'] if "text" in sides.values() else []), *by)
+
+
+def shared(count: int | None) -> str:
+    return f" ({count} met again)" if count else ""
