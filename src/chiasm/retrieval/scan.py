@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 LEVELS = 127
-GROUP = 64  # vectors whose largest score is looked at first
+GROUP = 64  # vectors of which only the largest score is ranked
 SCORES = 1 << 18  # that are held at once, 1 MB: they stay in the cache
 ALONE = 5  # so many queries cost less one by one: the matrix product of a few is padded to 16
 ROWS = 1 << 14  # vectors that are made into codes at once
@@ -57,7 +57,7 @@ class Scan:
     def __init__(self, codes: np.ndarray, vectors: np.ndarray, grid: Grid):
         self.codes, self.vectors = torch.from_numpy(codes), torch.from_numpy(vectors)
         self.grid = grid
-        self.shift, self.rotation = torch.from_numpy(grid.shift), torch.from_numpy(grid.rotation)
+        self.rotation = torch.from_numpy(grid.rotation).double()
 
     def __len__(self) -> int:
         return len(self.codes)
@@ -70,8 +70,8 @@ class Scan:
             empty = np.zeros((len(asked), k))
             return Found(empty.astype(np.float32), empty.astype(np.int64), np.zeros(len(asked), np.int64))
         query, row = self._left(asked, k)
-        scores = torch.linalg.vecdot(self.vectors[row], asked[query])
         left = torch.bincount(query, minlength=len(asked))
+        scores = torch.cat([self.vectors[rows] @ one for rows, one in zip(row.split(left.tolist()), asked, strict=True)])
         place = torch.arange(len(query)) - (left.cumsum(0) - left)[query]
         table = torch.full((len(asked), int(left.max())), -math.inf)
         table[query, place] = scores
@@ -82,18 +82,17 @@ class Scan:
 
     def _left(self, asked: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """(query [M], row [M]) of all that may be among a query's k nearest, ordered by query, then row."""
-        turned = asked @ self.rotation.T
+        turned, lengths, width = asked.double() @ self.rotation.T, asked.double().norm(dim=1), asked.shape[1]
         unit = turned.abs().amax(1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny) / LEVELS
         codes = torch.round(turned / unit)
-        lengths = asked.double().norm(dim=1)
-        off = (asked.double() @ self.rotation.double().T - unit.double() * codes).norm(dim=1)
-        rounding = 4 * self.codes.shape[1] * 2.0**-24 * lengths * self.grid.length  # of fp32 sums: here, in scoring, and in `residual`
-        error = off * self.grid.reach + lengths * self.grid.residual + rounding
-        margin = torch.ceil(2 * error / (self.grid.step * unit[:, 0].double())).clamp_max(2.0**40).long() + 1
+        off = (turned - unit * codes).norm(dim=1)
+        rounding = (math.sqrt(width) + 3) * width * 2.0**-24 * self.grid.length  # of sums in fp32, here and in `encode`, in any order
+        error = off * self.grid.reach + lengths * (self.grid.residual + rounding)
+        margin = torch.ceil(2 * error / (self.grid.step * unit[:, 0])).clamp_max(2.0**40).long() + 1
         query, row, score = map(torch.cat, zip(*self._pass(codes.to(torch.int8), margin, k), strict=True))
         order = torch.argsort(query * len(self) + row)
         query, row, score = query[order], row[order], score[order].long()
-        # Each group's largest was compared; now all of them can be.
+        # Groups were compared, of blocks so far; now all scores can be.
         left = torch.bincount(query, minlength=len(asked))
         least = torch.stack([part.topk(k).values[-1] for part in score.split(left.tolist())]) - margin
         kept = score >= least[query]
@@ -103,15 +102,12 @@ class Scan:
         """(query, row, integer score) of every vector that is within the margin of the k-th best group so far, block by block."""
         most = torch.full((len(codes), k), -(2**62))  # of k different groups, so that k vectors are at least as good as the last
         for start, end in blocks(len(self), max(GROUP, SCORES // len(codes) // GROUP * GROUP)):
-            groups = products(codes, self.codes[start:end]).view(len(codes), -1, (end - start) // GROUP or 1)  # a group is a column
-            groups = groups if end - start >= GROUP else groups.transpose(1, 2)
-            largest = groups.amax(1)
+            scores = products(codes, self.codes[start:end])
+            largest = scores.view(len(codes), GROUP, -1).amax(1) if end - start >= GROUP else scores  # a group is a column
             most = torch.cat([most, largest.topk(min(k, largest.shape[1])).values], 1).topk(k).values
-            least = most[:, -1] - margin
-            query, group = (largest >= least[:, None]).nonzero(as_tuple=True)
-            members = groups[query, :, group]
-            which, place = (members >= least[query, None]).nonzero(as_tuple=True)
-            yield query[which], start + place * groups.shape[2] + group[which], members[which, place]
+            near = scores >= (most[:, -1:] - margin[:, None]).clamp_min(-(2**31)).int()
+            found = torch.from_numpy(np.flatnonzero(near.numpy()))  # some times as fast as torch's nonzero
+            yield found // (end - start), start + found % (end - start), scores.view(-1)[found]
 
 
 def blocks(count: int, size: int) -> Iterator[tuple[int, int]]:
