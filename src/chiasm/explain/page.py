@@ -37,18 +37,18 @@ def previews_of(subject: Subject, cuts: Sequence[Cut]) -> dict[tuple[str, int], 
 
 def render(found: Explanation) -> str:
     """The page as text."""
-    most = max((abs(unit["value"]) for part in found.parts for unit in part["units"]), default=0.0) or 1.0
     largest = max((abs(m["value"]) for m in found.modalities), default=0.0) or 1.0
     return page_template("explanation.html.j2", "chiasm.explain").render(
         found=found,
         title=found.answer if found.answer is not None else found.quantity,
         largest=largest,
-        parts=[_shown(part, found.previews.get((part["input"], part["item"])), most) for part in found.parts],
+        parts=[_shown(part, found.previews.get((part["input"], part["item"]))) for part in found.parts],
     )
 
 
-def _shown(part: Mapping[str, Any], preview: Any, most: float) -> dict[str, Any]:
-    """A part with what the template draws: marks with a strength from -1 to 1."""
+def _shown(part: Mapping[str, Any], preview: Any) -> dict[str, Any]:
+    """A part with what the template draws: marks with a strength from -1 to 1, the strongest of each item in full."""
+    most = max((abs(unit["value"]) for unit in part["units"]), default=0.0) or 1.0
     units: list[dict[str, Any]] = [{**unit, "strength": unit["value"] / most, "place": place(part, unit)} for unit in part["units"]]
     shown = {**part, "units": units, "best": sorted(units, key=lambda unit: -abs(unit["value"]))[:8]}
     if part["kind"] == "picture":
