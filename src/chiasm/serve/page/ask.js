@@ -210,5 +210,4 @@ const probability = ([label, share]) =>
     h("span", {}, label),
     h("span", { class: "track" }, h("span", { class: "fill real", style: { display: "block", width: `${100 * share}%` } })),
     h("span", { class: "value" }, `${(100 * share).toFixed(1)} %`),
-    h("span", {}),
   );

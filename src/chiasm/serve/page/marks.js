@@ -27,7 +27,7 @@ export const legend = (most) =>
   h(
     "div",
     { class: "key small" },
-    h("span", {}, `${(-most).toFixed(3)} `, h("span", { t: "why_against" })),
+    h("span", {}, h("span", { t: "why_against" }), ` ${(-most).toFixed(3)}`),
     h("span", { class: "ramp", "aria-hidden": "true" }),
     h("span", {}, h("span", { t: "why_for" }), ` ${number(most)}`),
   );

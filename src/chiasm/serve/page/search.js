@@ -58,8 +58,9 @@ export class Search {
     const title = String(hit.columns[hit.side] ?? Object.values(hit.columns).find((value) => typeof value === "string") ?? hit.id);
     const score = hit.score.toFixed(3);
     const button = h("button", { type: "button", class: "open", tLabel: "search_open", values: { name: title, score }, onclick: () => this.open(hit, file, title) });
-    const shown = file && hit.modality === "image" ? preview({ ...file, name: "" }) : h("span", { class: "sign", kind: hit.modality });
-    button.append(shown, h("span", { class: "title" }, title), h("span", { class: "score" }, h("meter", { min: 0, max: 1, value: Math.max(0, hit.score), "aria-hidden": "true" }), score));
+    if (file && hit.modality === "image") button.append(preview({ ...file, name: "" }));
+    else if (hit.modality !== "text") button.append(h("span", { class: "sign", kind: hit.modality }));
+    button.append(h("span", { class: "title" }, title), h("span", { class: "score" }, h("meter", { min: 0, max: 1, value: Math.max(0, hit.score), "aria-hidden": "true" }), score));
     return { element: h("li", {}, button), url };
   }
 

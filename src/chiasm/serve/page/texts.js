@@ -89,7 +89,7 @@ export const TEXTS = {
     search_hint: "What are you looking for?",
     search_or: "or by a file",
     search_k: "How many",
-    search_find: "Only",
+    search_find: "Find only",
     search_all: "everything",
     search_go: "Search",
     search_nothing: "Write some words, or give one file.",
