@@ -240,7 +240,6 @@ def test_debug_shows_the_traceback(library: StandIn, capsys: pytest.CaptureFixtu
         (["train"], "error: Missing argument"),
         (["train", "demo", "--outptu", "x"], "--output"),
         (["evaluate", "r", "--split", "test", "--data", "x"], "exclude each other"),
-        (["ask", "runs/x", "--json"], "nothing to ask"),
         (["ask", "runs/x", "--input", "age"], "--input age: write NAME=VALUE"),
         (["recipes", "show", "dmo"], "no recipe 'dmo'; did you mean 'demo'?"),
         (["data", "export", "scnes", "x"], "'scnes' is not one of 'scenes'"),
@@ -252,6 +251,11 @@ def test_a_wrong_command_line(library: StandIn, shipped: Path, arguments: list[s
     said = capsys.readouterr().err
     assert message in said
     assert len(said.splitlines()) == 1
+
+
+def test_a_chat_is_for_people(library: StandIn, capsys: pytest.CaptureFixture[str]):
+    assert run(["ask", "runs/x", "--json"]) == 2
+    assert "nothing to ask" in json.loads(capsys.readouterr().out)["error"]["message"]
 
 
 def test_check_prints_every_problem(library: StandIn, capsys: pytest.CaptureFixture[str]):

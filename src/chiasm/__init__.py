@@ -12,6 +12,7 @@
 Importing it also registers the model with transformers, so that `AutoModelForMultimodalLM.from_pretrained("runs/demo/model")` works.
 """
 
+from chiasm.audit.engine import audit
 from chiasm.check import Check, check
 from chiasm.compare.engine import Compared, compare, replay
 from chiasm.compare.known_run import known_answers
@@ -20,6 +21,7 @@ from chiasm.data.draft import infer_recipe as init
 from chiasm.explain.engine import explain
 from chiasm.export.engine import Exported, export
 from chiasm.model import ChiasmForConditionalGeneration
+from chiasm.prediction.engine import Predicted, predict_file
 from chiasm.processing import ChiasmProcessor
 from chiasm.recipe import Recipe, load_recipe
 from chiasm.retrieval.build import index
@@ -42,9 +44,11 @@ __all__ = [
     "Hit",
     "Index",
     "NonFiniteError",
+    "Predicted",
     "Recipe",
     "RecipeError",
     "Run",
+    "audit",
     "check",
     "classify",
     "compare",
@@ -57,6 +61,7 @@ __all__ = [
     "known_answers",
     "load",
     "load_recipe",
+    "predict_file",
     "replay",
     "train",
     "update_index",

@@ -1,9 +1,9 @@
 """A conversation -> one row of a run's inputs, for the server and for the chat in a terminal.
 
-- What the user said last is the run's question; a picture, sound or video is the newest that was shown, so that one may go on asking about it.
+- What the user said last is the run's question; a picture, sound or video is the newest that was shown: one may go on asking about it.
 - Where the prompt repeats records that hold the answer (`repeat: {history: "question: {question} answer: {answer} ."}`), the turns before
   are those records, each with its own pictures where the records have places for them.
-- Where the run was trained on chats as one text (an input that reads the column `prompt`), they are written there as "role: text", one a line.
+- Where the run was trained on chats as one text (an input that reads the column `prompt`), they are written there, "role: text" a line.
 - Where the backbone is a vision-language model with a chat template, they are written by that.
 - A model that reads nothing of this kind reads one turn. What it does not read is said in `notes`, never dropped without a word.
 """
@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from chiasm.reading import EARLIER
 from chiasm.types import BadInput
 
 ROLES = ("system", "user", "assistant")
@@ -23,7 +24,7 @@ PROMPT = "prompt"  # the column that chat records are written to as one text
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A piece of a message: a text, or a picture, sound or video as bytes or a path. `input` names the one it is for, where that matters."""
+    """A piece of a message: a text, or a picture, sound or video as bytes. `input` names the one it is for, where that matters."""
 
     modality: str
     value: Any
@@ -128,7 +129,8 @@ def _earlier(run: Any, task: Any, before: Sequence[Turn], last: Sequence[Turn], 
         return {column: records} | ({name: question} if name and text else {})
     whole = [turn for turn in (*before, *last) if turn.text]
     if _templated(run, task):
-        return {run.processor.reader.EARLIER: [(turn.role, turn.text) for turn in whole if turn not in last or turn.role == "system"]}
+        own = [turn for turn in (*before, *(t for t in last if t.role == "system")) if turn.text]
+        return {EARLIER: [(turn.role, turn.text) for turn in own]}
     if _one_text(run, task):
         return {question_input(run): "\n".join(f"{turn.role}: {turn.text}" for turn in whole)}
     what = [f"{len(spoken)} earlier message(s)"] * bool(spoken) + ["the system message"] * bool(system)
@@ -137,7 +139,7 @@ def _earlier(run: Any, task: Any, before: Sequence[Turn], last: Sequence[Turn], 
 
 
 def _records(run: Any, task: Any, column: str, before: Sequence[Turn], last: Sequence[Turn]) -> tuple[str, list[dict[str, Any]]]:
-    """(the last question, a record per answer before it), as data.chat makes them of a chat record: what the system said stands in front."""
+    """(the last question, a record per answer before it), as data.chat makes them; what the system said stands in front."""
     fields = [name for name, is_field in task.prompt.repeat[column] if is_field]
     streams = [name for name in fields if task.declared.get(name, "text") != "text"]
     answer = next(name for name in fields if name in task.targets)

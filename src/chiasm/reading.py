@@ -27,6 +27,7 @@ from chiasm.tasks.template import as_text
 from chiasm.types import RecipeError, Sample, Shown
 
 OWN_WAY = (AttributeError, IndexError, KeyError, NotImplementedError, TypeError, ValueError)  # how foreign processors say no
+EARLIER = "earlier turns"  # the part of a row that holds what was said before: [(role, text)]
 OPEN, CLOSE = "\ue000", "\ue001"  # private characters around a field's number
 MARK = re.compile(f"{OPEN}(\\d+){CLOSE}")
 TEXT, FIELD, PICTURE = "text", "field", "picture"
@@ -96,7 +97,7 @@ class Reader:
         self.spec, self.tokenizer = spec, tokenizer
         self.processor: Any = _processor(spec, tokenizer)
         self.image_token: str = self.processor.image_token
-        self._forms: dict[Form, tuple[list[str], list[str]]] = {}
+        self._forms: dict[tuple[Form, tuple[str, ...]], tuple[list[str], list[str]]] = {}
 
     def __reduce__(self) -> Any:  # the processor's class is made here, so a copy is built anew
         return Reader, (self.spec, self.tokenizer)
@@ -122,27 +123,32 @@ class Reader:
     # ---- text
 
     def prompts(self, template: Any, samples: Sequence[Sample]) -> list[list[int]]:
-        """Token ids of each row's whole prompt; a picture's part of a sample is the texts that `see` gave for it."""
+        """Token ids of each row's whole prompt; a picture's part of a sample is the texts that `see` gave for it.
+
+        Where a row has EARLIER turns, the chat template writes them in front.
+        """
         rows = []
         for sample in samples:
             shown = {name: part for name, part in sample.parts.items() if isinstance(part, Shown)}
             form = form_of(template, {name: len(texts) for name, texts in shown.items()})
-            around, fields = self._render(form)
+            before = sample.parts.get(EARLIER) or []
+            around, fields = self._render(form, tuple(role for role, _ in before))
             given = {name: iter(texts) for name, texts in shown.items()}
             pictures = [next(given[value]) for kind, value in form if kind == PICTURE]
             trusted = around[0] + "".join(picture + text for picture, text in zip(pictures, around[1:], strict=True))
-            rows.append((trusted, [as_text(sample.parts.get(name)) for name in fields]))
+            rows.append((trusted, [*(text for _, text in before), *(as_text(sample.parts.get(name)) for name in fields)]))
         return self._ids(rows)
 
-    def _render(self, form: Form) -> tuple[list[str], list[str]]:
-        """(what stands before, between and after the pictures of a prompt, the fields whose marks are in it)."""
-        if form not in self._forms:
-            self._forms[form] = self._rendered(form)
-        return self._forms[form]
+    def _render(self, form: Form, before: tuple[str, ...] = ()) -> tuple[list[str], list[str]]:
+        """(what stands before, between and after the pictures of a prompt, the fields whose marks are in it, after those of the turns
+        `before`, which are given by their roles)."""
+        if (form, before) not in self._forms:
+            self._forms[form, before] = self._rendered(form, before)
+        return self._forms[form, before]
 
-    def _rendered(self, form: Form) -> tuple[list[str], list[str]]:
+    def _rendered(self, form: Form, before: tuple[str, ...]) -> tuple[list[str], list[str]]:
         fields = [value for kind, value in form if kind == FIELD]
-        text, number = "", 0
+        text, number = "", len(before)
         content: list[dict[str, str]] = []
         for kind, value in form:
             if kind == PICTURE:
@@ -153,7 +159,8 @@ class Reader:
                 number += kind == FIELD
         content += [{"type": "text", "text": text}] * bool(text)
         if self.spec["chat"]:
-            whole = self._chat([{"role": "user", "content": content}], add_generation_prompt=True)
+            turns = [{"role": role, "content": [{"type": "text", "text": f"{OPEN}{i}{CLOSE}"}]} for i, role in enumerate(before)]
+            whole = self._chat([*turns, {"role": "user", "content": content}], add_generation_prompt=True)
         else:
             whole = "".join(part.get("text", self.image_token) for part in content)
         around, count = whole.split(self.image_token), sum(kind == PICTURE for kind, _ in form)

@@ -17,8 +17,9 @@ from chiasm.data.sources.base import Source
 from chiasm.data.split import Split
 from chiasm.evaluation.baselines import Baseline, majority, question_only
 from chiasm.evaluation.evaluate import ROWS_READ, evaluate
-from chiasm.evaluation.result import Evaluation, plain, read_json
+from chiasm.evaluation.result import Evaluation, read_json
 from chiasm.model_files import load_model
+from chiasm.reading import EARLIER
 from chiasm.recipe import Recipe, load_recipe
 from chiasm.recipe_check import check_components
 from chiasm.report.gather import gather
@@ -84,10 +85,11 @@ def load(folder: str | Path) -> Run:
 class Run:
     """A trained model with its recipe and its figures."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, *, recipe: Recipe | None = None, built: tuple[Any, Any] | None = None):
+        """`built`: its (model, processor) by `recipe`, where there is no folder to load them from."""
         self.folder = folder
-        self.recipe = load_recipe(folder / "recipe.yaml")
-        self.model, self.processor = load_model(model_folder(folder))
+        self.recipe = recipe if recipe is not None else load_recipe(folder / "recipe.yaml")
+        self.model, self.processor = built if built is not None else load_model(model_folder(folder))
         self.model.to(pick_device(self.recipe.train.device)).eval()
         self.text_inputs = [name for name, spec in self.recipe.inputs.items() if spec.modality == "text"]
         self._splits: dict[str, Split] = {}
@@ -140,22 +142,6 @@ class Run:
         if only is not None:
             split.modalities = {name: modality for name, modality in split.modalities.items() if name in only}
         return split
-
-    def predict_file(self, source: str | Path, output: str | Path, *, progress: Progress | None = None) -> dict[str, int]:
-        """Predict every record of a file into a jsonl: {id, task, output, score, ...}, or {id, error, reason} where one cannot be used."""
-        split = self.reading(open_file(source))
-        counts = {"predicted": 0, "refused": 0}
-        output = Path(output)
-        output.parent.mkdir(parents=True, exist_ok=True)
-        with output.open("w", encoding="utf-8") as file:
-            for start in range(0, len(split), self.rows_at_once):
-                indices = range(start, min(len(split), start + self.rows_at_once))
-                for line in self._lines(split.open_rows(indices)):
-                    counts["refused" if "error" in line else "predicted"] += 1
-                    file.write(json.dumps(plain(line), ensure_ascii=False) + "\n")
-                if progress is not None:
-                    progress(indices.stop, len(split))
-        return counts
 
     def evaluate(
         self, split: str = "test", *, data: str | Path | None = None, progress: Progress | None = None, write: bool | None = None
@@ -277,9 +263,10 @@ class Run:
         found = {column for task in self.tasks.values() for column in (*task.lists, *(task.columns if task.view == "towers" else ()))}
         for modality in self.processor.modalities.values():
             found |= {*getattr(modality, "number_columns", ()), *getattr(modality, "category_columns", ())}
-        return found
+        return found | ({EARLIER} if self.processor.reader is not None else set())
 
-    def _named(self, task: str) -> str:
+    def named(self, task: str) -> str:
+        """A task's name; ChiasmError names the nearest where there is none."""
         if task not in self.tasks:
             raise ChiasmError(f"this run has no task '{task}'{did_you_mean(task, self.tasks)}")
         return task
@@ -287,7 +274,7 @@ class Run:
     def task_for(self, parts: Mapping[str, Any], name: str | None = None) -> Any:
         """The task called `name`; without a name the first whose prompt reads exactly the texts given, else the first that predicts."""
         if name is not None:
-            return self.tasks[self._named(name)]
+            return self.tasks[self.named(name)]
         usable = [task for task in self.tasks.values() if task.view == "fused"] or list(self.tasks.values())
         if not usable:
             raise ChiasmError(f"this run has no task that answers; its tasks: {', '.join(self.tasks)}")
@@ -301,25 +288,6 @@ class Run:
         with torch.no_grad():
             streams = self.model.encode(step.pool)
             return [p for batch in step.batches for p in task.predict(self.model, batch, streams)]
-
-    def _lines(self, opened: Sequence[Opened | BadSample]) -> list[dict[str, Any]]:
-        """What `predict_file` writes for some rows, in their order; a row is answered by the task that reads exactly its texts."""
-        groups: dict[str, list[Opened]] = {}
-        lines: dict[str, dict[str, Any]] = {}
-        for row in opened:
-            if isinstance(row, BadSample):
-                lines[row.id] = refusal(row)
-            else:
-                groups.setdefault(self.task_for(row.sample.parts).name, []).append(row)
-        for name, rows in groups.items():
-            step = Collator([self.tasks[name]], self.processor, unlabelled=True)(rows)
-            lines |= {bad.id: refusal(bad) for bad in step.bad}
-            refused = {bad.id for bad in step.bad}
-            kept = [row for row in rows if row.sample.id not in refused]
-            for prediction in self.predict_opened(self.tasks[name], kept) if kept else []:
-                answer = {"id": prediction.id, "task": name, "output": prediction.output, "score": prediction.score}
-                lines[prediction.id] = answer | ({"probabilities": prediction.probabilities} if prediction.probabilities else {})
-        return [lines[row.id if isinstance(row, BadSample) else row.sample.id] for row in opened]
 
 
 def model_folder(folder: Path) -> Path:
@@ -356,8 +324,3 @@ class _Given(Source):
 def refused(bad: BadSample) -> NoReturn:
     """Raise what is wrong with a row."""
     raise BadInput(bad.reason, f"{bad.input or 'input'}: {bad.message} ({bad.reason})", input=bad.input)
-
-
-def refusal(bad: BadSample) -> dict[str, Any]:
-    """The line of a predictions file for a record that cannot be used."""
-    return {"id": bad.id, "error": bad.message, "reason": bad.reason, "input": bad.input, "line": bad.line}

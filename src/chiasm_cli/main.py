@@ -23,6 +23,7 @@ COMMANDS = {
     "train": "Train a model from a recipe, and evaluate it.",
     "evaluate": "Score a run, also with each input shuffled and missing.",
     "compare": "Compare fusions on one recipe, beside single inputs and blind answers.",
+    "audit": "Say which inputs a run, a VLM or an endpoint uses.",
     "predict": "Predict every record of a file.",
     "ask": "Ask a run one question, or chat with it.",
     "serve": "Serve a run over HTTP, in OpenAI's form, with a page to try it.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -43,15 +44,24 @@ def table(rows: Iterable[Sequence[object]], *, header: Sequence[str] = ()) -> li
 
 
 def progress(what: str) -> Callable[[int, int], None] | None:
-    """A counter line on a terminal; None elsewhere."""
+    """A counter line on a terminal, with rows per second and the time that is left; None elsewhere."""
     if settings["json"] or not sys.stderr.isatty():
         return None
+    began: list[tuple[float, int]] = []  # when, and with how many done before
 
     def show(done: int, total: int) -> None:
-        end = "\n" if done >= total else ""
-        print(f"\r{what} {done}/{total}", end=end, file=sys.stderr, flush=True)
+        began[:] = began or [(time.monotonic(), done)]
+        seconds, rows = time.monotonic() - began[0][0], done - began[0][1]
+        pace = f"  {rows / seconds:,.0f} rows/s  {clock((total - done) * seconds / rows)} left" if rows and seconds else ""
+        print(f"\r{what} {done}/{total}{pace}\033[K", end="\n" if done >= total else "", file=sys.stderr, flush=True)
 
     return show
+
+
+def clock(seconds: float) -> str:
+    """75 -> 1:15."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}" if minutes >= 60 else f"{minutes}:{rest:02}"
 
 
 def _cell(value: object) -> str:

@@ -67,7 +67,7 @@ def test_it_is_asked_by_the_inputs_names(run: chiasm.Run):
 
 
 def test_predict_gives_the_same_answers_as_evaluate(run: chiasm.Run, data: Path, tmp_path: Path):
-    counts = run.predict_file(data / "test.jsonl", tmp_path / "out.jsonl")
+    counts = chiasm.predict_file(run, data / "test.jsonl", tmp_path / "out.jsonl")
     assert counts == {"predicted": 48, "refused": 0}
     predicted, evaluated = (
         {row["id"]: row["output"] for row in map(json.loads, file.read_text("utf-8").splitlines())}

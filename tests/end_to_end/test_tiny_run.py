@@ -85,7 +85,7 @@ def test_answer_takes_a_picture_file_and_a_spoken_question(run: chiasm.Run, data
 
 
 def test_predict_gives_the_same_answers_as_evaluate(run: chiasm.Run, data: Path, tmp_path: Path):
-    counts = run.predict_file(data / "test.jsonl", tmp_path / "out.jsonl")
+    counts = chiasm.predict_file(run, data / "test.jsonl", tmp_path / "out.jsonl")
     predicted = {row["id"]: row["output"] for row in map(json.loads, (tmp_path / "out.jsonl").read_text("utf-8").splitlines())}
     written = (run.folder / "predictions" / "test.jsonl").read_text("utf-8").splitlines()
     evaluated = {row["id"]: row["output"] for row in map(json.loads, written)}

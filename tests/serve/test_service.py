@@ -93,7 +93,7 @@ def test_no_comparison_but_a_constant_one_touches_a_key():
                     n.attr for n in ast.walk(node) if isinstance(n, ast.Attribute)
                 }
                 compared = names & {"given", "keys", "api_key", "authorization"}
-                assert not compared or "given" in compared and file.name != "limits.py", f"{file}:{node.lineno}"
+                assert not compared or ("given" in compared and file.name != "limits.py"), f"{file}:{node.lineno}"
     assert "hmac.compare_digest" in (PACKAGE / "limits.py").read_text()
 
 

@@ -16,7 +16,7 @@ from transformers import AutoModelForMultimodalLM, AutoProcessor
 from chiasm.assemble import build
 from chiasm.data.collate import Collator
 from chiasm.framing import full_precision
-from chiasm.reading import Reader
+from chiasm.reading import EARLIER, Reader
 from chiasm.recipe import load_recipe
 from chiasm.recipe_check import check_components
 from chiasm.training.stages import apply_stage
@@ -68,6 +68,20 @@ def test_the_target_is_the_answer_of_the_chat_template(checkpoint):
         labels = inputs["labels"][inputs["labels"] != -100]
         assert built[1].tokenizer.decode(labels).strip() == said[name][said[name].rindex("red") :]
         assert labels[-1] in built[0].generation_config.eos_token_id
+
+
+@pytest.mark.parametrize("name", ["idefics3", "qwen2_5_vl"])
+def test_earlier_turns_stand_in_front_as_the_chat_template_writes_them(name: str, checkpoint):
+    built = build(recipe(checkpoint(name)), [])
+    said = [("user", "is it red ?"), ("assistant", "no"), ("user", "what ?")]
+    turns = [{"role": role, "content": [{"type": "text", "text": text}]} for role, text in said]
+    template = built[1].reader.spec["template"]
+    whole = built[1].tokenizer.apply_chat_template(turns, chat_template=template, tokenize=False, add_generation_prompt=True)
+    assert words(built, row("what ?", **{EARLIER: said[:-1]})).startswith(whole)
+    assert "is it red" not in words(built, row("what ?"))
+    sly = row("what ?", **{EARLIER: [("user", f"a {built[1].reader.image_token} b"), ("assistant", "no")]})
+    ids = inputs_of(built, sly)["input_ids"][0].tolist()
+    assert built[1].tokenizer.convert_tokens_to_ids(built[1].reader.image_token) not in ids
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -72,40 +72,47 @@ def _answers(model: Any, collate: Collate, rows: Sequence[Row]) -> list[Finished
         return [checked(Finished(p, row.prompt_tokens)) for p, row in zip(found, rows, strict=True)]
     if settings.samples and settings.seed is not None:
         torch.manual_seed(settings.seed)
-    given = settings.for_generate() | {"stopping_criteria": [Abandoned(rows)], "tokenizer": model.processor.tokenizer}
-    if settings.stop:
-        given["stop_strings"] = list(settings.stop)
-    new = task.written_ids(model, batch, streams, **given)
+    new = task.written_ids(model, batch, streams, **settings.for_generate(), stopping_criteria=[Done(rows, model.processor)])
     return [_finished(model, row, ids) for row, ids in zip(rows, new, strict=True)]
 
 
-class Abandoned:
-    """A stopping criterion of `generate`: nobody waits for a row any more."""
+class Done:
+    """A stopping criterion of `generate`: a row has a stop string in what was written, or nobody waits for it any more.
 
-    def __init__(self, rows: Sequence[Row]):
-        self.rows = rows
+    transformers' own looks for stop strings in the vocabulary, which a tokenizer of whole words does not have them in.
+    """
+
+    def __init__(self, rows: Sequence[Row], processor: Any):
+        self.rows, self.processor = rows, processor
+        self.begun: int | None = None  # tokens ahead of the first that is written
 
     def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:
-        times = len(input_ids) // len(self.rows)  # beams
-        return torch.tensor([not row.ticket.open for row in self.rows for _ in range(times)], device=input_ids.device)
+        self.begun = input_ids.shape[1] - 1 if self.begun is None else self.begun
+        rows = [row for row in self.rows for _ in range(len(input_ids) // len(self.rows))]  # beams
+        done = [not row.ticket.open for row in rows]
+        stop = self.rows[0].settings.stop if self.rows[0].settings else ()
+        if stop:
+            texts = self.processor.decode_texts(input_ids[:, self.begun :])
+            done = [gone or stopped_at(text, stop) is not None for gone, text in zip(done, texts, strict=True)]
+        return torch.tensor(done, device=input_ids.device)
 
 
 def _finished(model: Any, row: Row, ids: Tensor) -> Finished:
     """The result of a text that `generate` wrote: [T] ids with padding behind their end."""
     settings = row.settings
     assert settings is not None
-    ends = end_ids(model)
-    written = ids.tolist()
-    stop = next((place for place, token in enumerate(written) if token in ends), None)
-    count = len(written) if stop is None else stop + 1
+    ends, written = end_ids(model), ids.tolist()
+    end = next((place for place, token in enumerate(written) if token in ends), None)
+    count = len(written) if end is None else end + 1
+    while end is None and count and written[count - 1] == model.config.pad_token_id:
+        count -= 1
     (text,) = model.processor.decode_texts(ids[None, :count])
     cut = stopped_at(text, settings.stop)
-    if cut is not None:
-        text = text[:cut].rstrip()
-    reason = "length" if stop is None and cut is None else "stop"
+    text = text if cut is None else text[:cut].rstrip()
     if row.ticket.listened and text:
         row.ticket.write(text)
-    return Finished(Prediction(row.opened.sample.id, row.task.name, text), row.prompt_tokens, count, reason)
+    prediction = Prediction(row.opened.sample.id, row.task.name, text)
+    return Finished(prediction, row.prompt_tokens, count, "length" if end is None and cut is None else "stop")
 
 
 def end_ids(model: Any) -> frozenset[int]:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from chiasm.data.collate import Collator
-from chiasm.serve.batches import Row, answer
+from chiasm.serve.batches import Row, answer, failure
 from chiasm.serve.settings import Settings
 from chiasm.serve.slots import Slots
 from chiasm.serve.work import Busy, Stopped, Ticket, Work
@@ -34,7 +34,8 @@ LONGEST_WAIT = 60  # seconds that Busy asks for at most
 class Counters:
     """What /metrics shows; they only grow."""
 
-    requests: int = 0
+    requests: int = 0  # accepted
+    finished: int = 0  # of these: answered, failed or cancelled
     refused: int = 0  # Busy
     forwards: int = 0  # of the model thread: micro-batches, prompts read, steps of all slots
     tokens: int = 0  # written
@@ -48,6 +49,22 @@ class Counters:
         self.batch_sizes[rows] = self.batch_sizes.get(rows, 0) + 1
 
 
+class Pace:
+    """How long the model takes for a request: a mean over the last ones."""
+
+    def __init__(self) -> None:
+        self.busy, self.done = 0.1, 1.0
+
+    @property
+    def seconds(self) -> float:
+        return self.busy / max(self.done, 1e-3)
+
+    def note(self, seconds: float, finished: int) -> None:
+        if finished:
+            self.busy, self.done = 0.9 * self.busy, 0.9 * self.done
+        self.busy, self.done = self.busy + seconds, self.done + finished
+
+
 class Engine:
     """`slots`: texts written at once; `waiting`: requests that may wait besides (being read, or read and not begun)."""
 
@@ -55,6 +72,7 @@ class Engine:
         self.run, self.limit = run, waiting
         self.counters = Counters()
         self.ready = False  # after the warm-up
+        self.error = ""  # why the warm-up failed, if it did
         self.slots = Slots(run.model, self._collate, slots, self.counters.forward)
         self._rows: deque[Row] = deque()
         self._calls: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
@@ -62,7 +80,7 @@ class Engine:
         self._reserved = 0  # accepted, being read
         self._active = 0
         self._draining = self._stopping = False
-        self._seconds = 0.1  # that a request takes the model, a running mean
+        self._pace = Pace()
         self._reading = Lock()  # a tokenizer serves one at a time
         self._readers = ThreadPoolExecutor(READERS, "chiasm-reader")
         self._thread = Thread(target=self._serve, name="chiasm-model", daemon=True)
@@ -93,10 +111,13 @@ class Engine:
         finally:
             with self._changed:
                 self._reserved -= 1
-                if row is not None:
+                if row is not None and not self._stopping:
                     self._rows.append(row)
                     self.counters.requests += 1
                 self._changed.notify()
+        if self._stopping:
+            raise Stopped("the server stopped before this request was begun")
+        row.ticket.on_end(self._ended)
         return row.ticket
 
     async def call(self, function: Callable[[], Any]) -> Any:
@@ -129,13 +150,17 @@ class Engine:
 
     # ---- reading
 
+    def _ended(self) -> None:
+        with self._changed:
+            self.counters.finished += 1
+
     def _reserve(self) -> None:
         with self._changed:
             if self._draining:
-                raise Stopped("the server is stopping; it takes no more requests")
+                raise Stopped(f"the model cannot be run: {self.error}" if self.error else "the server takes no more requests")
             if self.waiting >= self.limit:
                 self.counters.refused += 1
-                raise Busy(min(LONGEST_WAIT, max(1, math.ceil(self.waiting * self._seconds))))
+                raise Busy(min(LONGEST_WAIT, max(1, math.ceil(self.waiting * self._pace.seconds))))
             self._reserved += 1
 
     def _read(self, work: Work) -> Row:
@@ -163,19 +188,30 @@ class Engine:
     # ---- the model's thread
 
     def _serve(self) -> None:
-        self._warm_up()
+        try:
+            self._warm_up()
+        except Exception as error:
+            self._draining, self.error = True, f"{type(error).__name__}: {error}"
+            return self._abandon()
         self.ready = True
-        while True:
-            with self._changed:
-                self._changed.notify_all()  # drain may be waiting
-                self._changed.wait_for(lambda: self._rows or self._calls or self._stopping or self.slots.rows)
-                if self._stopping:
-                    break
-                call = self._calls.popleft() if self._calls else None
-                batch, texts = self._take()
-                self._active = len(self.slots.rows) + len(texts) + len(batch)
-            if call is not None:
-                self._run_call(*call)
+        while self._turn():
+            pass
+        self._abandon()
+
+    def _turn(self) -> bool:
+        """One round of what is to do, each kind of it once: a call, a micro-batch, texts for free slots, a step; False at the end."""
+        with self._changed:
+            self._changed.notify_all()  # drain may be waiting
+            self._changed.wait_for(lambda: self._rows or self._calls or self._stopping or self.slots.rows)
+            if self._stopping:
+                return False
+            call = self._calls.popleft() if self._calls else None
+            batch, texts = self._take()
+            self._active = len(self.slots.rows) + len(texts) + len(batch)
+        start, finished = time.perf_counter(), self.counters.finished
+        if call is not None:
+            self._run_call(*call)
+        try:
             if batch:
                 self.counters.forward(len(batch))
                 answer(self.run.model, self._collate, batch)
@@ -183,9 +219,14 @@ class Engine:
                 self.slots.admit(texts)
             if self.slots.rows:
                 self.slots.step()
-            self.counters.tokens = self.slots.tokens
-            self._active = len(self.slots.rows)
-        self._abandon()
+        except Exception as error:  # of the engine's own making: whoever it may concern is told, and the next are served
+            for row in (*batch, *texts, *self.slots.rows):
+                row.ticket.finish(failure(error))
+            self.slots.clear()
+        self.counters.tokens = self.slots.tokens
+        self._active = len(self.slots.rows)
+        self._pace.note(time.perf_counter() - start, self.counters.finished - finished)
+        return True
 
     def _take(self) -> tuple[list[Row], list[Row]]:
         """(a micro-batch, texts for free slots) of what waits, first come first served; what nobody waits for any more is let go."""
@@ -232,7 +273,7 @@ class Engine:
     def _abandon(self) -> None:
         """Tell whoever still waits that nothing comes."""
         with self._changed:
-            for row in self._rows:
+            for row in (*self._rows, *self.slots.rows):
                 row.ticket.finish(Stopped("the server stopped before this request was answered"))
             for _, future in self._calls:
                 try:
@@ -241,4 +282,6 @@ class Engine:
                     pass
             self._rows.clear()
             self._calls.clear()
+            self.slots.clear()
+            self._active = 0
             self._changed.notify_all()

@@ -53,7 +53,7 @@ def read_keys(file: Path) -> tuple[bytes, ...]:
 
 
 def serve(settings: Settings, say: Callable[[list[str]], None]) -> None:
-    """Serve until SIGTERM or Ctrl-C. `say` gets the lines for a person once the server is ready. Raises ChiasmError where it cannot start."""
+    """Serve until SIGTERM or Ctrl-C. `say` gets the lines for a person once it is ready. Raises ChiasmError where it cannot start."""
     quiet_access_log()
     shared = Service(settings.folder)
     with listening(settings.host, settings.port) as sock:
@@ -105,7 +105,7 @@ def load_into(shared: Service, settings: Settings, server: Server, say: Callable
 
 def open_index(folder: Path) -> Any:
     """The index of `chiasm index`; ChiasmError where the folder is none."""
-    from chiasm.retrieval import Index
+    from chiasm.retrieval.index import Index
 
     return Index.open(folder)
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import Counter
+import hmac
+import os
+import secrets
+from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +24,8 @@ __all__ = ["BUCKETS", "Counts", "Service", "log", "service", "unless_gone"]
 
 Result = TypeVar("Result")
 State = Literal["loading", "ready", "draining", "failed"]
+MOST_LENT = 10_000
+_SECRET = secrets.token_bytes(32)
 BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)  # seconds
 
 
@@ -61,6 +66,16 @@ class Service:
     draining: bool = False
     failed: str | None = None
     counts: Counts = field(default_factory=Counts)
+    lent: OrderedDict[str, Path] = field(default_factory=OrderedDict)  # name in an address -> a file that a search found
+
+    def lend(self, file: Path) -> str:
+        """The name under which a caller may fetch a file; only the newest stay."""
+        name = hmac.new(_SECRET, os.fsencode(file), "sha256").hexdigest()[:32] + file.suffix[:8]
+        self.lent[name] = file
+        self.lent.move_to_end(name)
+        if len(self.lent) > MOST_LENT:
+            self.lent.popitem(last=False)
+        return name
 
     @property
     def state(self) -> State:
@@ -84,9 +99,14 @@ class Service:
         return self.run
 
     async def called(self, function: Any) -> Any:
-        """What `function` returns, run on the model's thread."""
+        """What `function` returns, run on the model's thread; the readers' tokenizer is its own meanwhile."""
         self.open_run(None)
-        return await self.engine.call(function)
+
+        def alone() -> Any:
+            with self.engine._reading:
+                return function()
+
+        return await self.engine.call(alone)
 
 
 def service(request: Request) -> Service:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass
 from threading import Lock
@@ -65,7 +65,6 @@ class Ticket:
         self._pieces: list[str] = []
         self._lock = Lock()
         self._wake: tuple[asyncio.AbstractEventLoop, asyncio.Event] | None = None
-        self.cancelled = False
         self.listened = False  # whether someone reads the text as it is written
 
     # ---- for who asked
@@ -103,7 +102,6 @@ class Ticket:
 
     def cancel(self) -> None:
         """Nobody wants it any more: the model leaves it within one step."""
-        self.cancelled = True
         self._future.cancel()
 
     # ---- for the engine
@@ -112,6 +110,10 @@ class Ticket:
     def open(self) -> bool:
         """Whether someone still waits for it."""
         return not self._future.done()
+
+    def on_end(self, function: Callable[[], None]) -> None:
+        """Call `function` once when it is answered, failed or cancelled; now, if it is."""
+        self._future.add_done_callback(lambda _: function())
 
     def write(self, piece: str) -> None:
         self._pieces.append(piece)

@@ -12,6 +12,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from chiasm.conversation import MEDIA, Asked, Part, Turn, asked
+from chiasm.reading import EARLIER
 from chiasm.serve import errors
 from chiasm.serve.chat_schema import ChatRequest, Message
 from chiasm.serve.errors import Refused
@@ -212,7 +213,7 @@ def given(run: Any, inputs: dict[str, Any]) -> dict[str, Any]:
         texts = spec is not None and spec.modality in ("text", "tokens")
         if texts and not isinstance(value, str):
             raise Refused(400, f"inputs.{name}: must be a text", param=f"inputs.{name}", code="bad_type")
-        if name in {column for task in run.tasks.values() for column in task.lists}:
+        if name in {EARLIER, *(column for task in run.tasks.values() for column in task.lists)}:
             raise Refused(400, f"inputs.{name}: earlier turns are messages", param=f"inputs.{name}", code="bad_type")
     return inputs
 

@@ -1,0 +1,121 @@
+"""What an audit found: scores under every condition, and for each input a verdict that also says what could not be told."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from chiasm.evaluation.intervals import FEWEST_CLUSTERS, number
+from chiasm.evaluation.result import Evaluation, plain
+from chiasm.evaluation.scoring import Answers, key, score
+
+TASK, TEXT_ONLY = "answer", "text only"
+WIDEST = 0.1  # of a score between 0 and 1: an interval that reaches farther below 0 cannot say that an input is not used
+SCORED = {
+    "exact_match": "exact match after normalisation (case and spaces)",
+    "contains": "the expected answer stands in what is said, word for word (case and punctuation aside)",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """One condition. `difference` to the real inputs is paired, over the `rows` that have the input."""
+
+    condition: str
+    score: float
+    interval: Sequence[float] | None = None
+    difference: float | None = None
+    rows: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """`verdict`: uses, no measurable use, hurts or cannot tell."""
+
+    input: str
+    verdict: str
+    sentence: str
+
+
+@dataclass(frozen=True, slots=True)
+class Audit:
+    title: str
+    data: str
+    metric: str
+    rows: int
+    scores: Sequence[Score]
+    verdicts: Sequence[Verdict]
+    notes: Sequence[str] = ()
+    predictions: Sequence[Mapping[str, Any]] = field(default=())  # {id, condition, output, target}
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return plain({**asdict(self), "scored": SCORED[self.metric]})
+
+    def html(self) -> str:
+        """A page of its own: nothing from outside, light and dark."""
+        from chiasm.audit.page import render
+
+        return render(self)
+
+    def lines(self) -> list[str]:
+        """For a terminal."""
+        width = max(len(one.condition) for one in self.scores)
+        lines = [f"{self.title}, {self.rows} rows of {self.data}", f"scored: {SCORED[self.metric]}", ""]
+        for one in self.scores:
+            bar = "█" * round(24 * one.score)
+            lines.append(f"  {one.condition:<{width}}  {one.score:.3f}  {bar:<24}  {change(one)}".rstrip())
+        return [*lines, "", *(verdict.sentence for verdict in self.verdicts), *(f"note: {note}" for note in self.notes)]
+
+
+def change(one: Score) -> str:
+    """The interval of a score, or the difference with its own."""
+    if one.interval is None:
+        return ""
+    low, high = (number(edge, sign=one.difference is not None) for edge in one.interval)
+    return f"[{low}, {high}]" if one.difference is None else f"{number(one.difference, sign=True)} [{low}, {high}]"
+
+
+def conclude(answers: Answers, *, title: str, data: str, inputs: Mapping[str, str], notes: Sequence[str]) -> Audit:
+    """Scores with intervals, and a verdict for each input."""
+    metric, found = answers.metrics[0], Evaluation()
+    score(answers, found)
+    real = key(TASK, metric)
+    scores = [Score("as it is", found.metrics[real], found.intervals.get(real), rows=len(answers.real))]
+    names = [*(f"{name} {how}" for name, how in answers.controls), *answers.references]
+    for name in names:
+        if (difference := found.differences.get(key(TASK, metric, "", name))) is not None:
+            value, low_high = found.metrics[key(TASK, metric, "", name)], difference["interval"]
+            scores.append(Score(name, value, low_high, difference["difference"], difference["rows"]))
+    verdicts = [one for name in inputs if (one := judged(name, metric, found)) is not None]
+    said = [{"condition": "as it is", "id": p.id, "output": p.output, "target": p.target} for p in answers.real]
+    for (name, how), predictions in answers.controls.items():
+        said += [{"condition": f"{name} {how}", "id": p.id, "output": p.output, "target": p.target} for p in predictions]
+    return Audit(title, data, metric, len(answers.real), scores, verdicts, [*notes, *found.notes], said)
+
+
+def judged(input: str, metric: str, found: Evaluation) -> Verdict | None:
+    """By rule, from the shuffled input (the missing one where it could not be shuffled): does the score fall by more than chance?"""
+    for how in ("shuffled", "missing"):
+        difference = found.differences.get(key(TASK, metric, "", f"{input} {how}"))
+        if difference is not None:
+            break
+    else:
+        return None
+    low, high = difference["interval"]
+    change = f"{metric} {number(difference['real'])} -> {number(difference['control'])} when {how}"
+    span = f"[{number(low, sign=True)}, {number(high, sign=True)}]"
+    count = f"{difference['clusters']} independent rows"
+    if difference["clusters"] < FEWEST_CLUSTERS:
+        return Verdict(input, "cannot tell", f"cannot tell whether `{input}` is used: {count}, {FEWEST_CLUSTERS} needed")
+    if high < 0:
+        return Verdict(input, "uses", f"uses `{input}`: {change} {span}")
+    if low > 0:
+        return Verdict(input, "hurts", f"`{input}` hurts: {change} {span}")
+    if low < -WIDEST:
+        wide = f"cannot tell whether `{input}` is used: {change} {span}; with {count} a fall of up to {number(-low)} would not show"
+        return Verdict(input, "cannot tell", wide)
+    return Verdict(
+        input, "no measurable use", f"no measurable use of `{input}`: {change} {span}; a fall of more than {number(-low)} is ruled out"
+    )

@@ -1,0 +1,1 @@
+"""Prediction of whole files: in order, resumable, in shards."""
