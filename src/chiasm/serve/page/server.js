@@ -15,7 +15,10 @@ export class Refusal extends Error {
 export const useKey = (key) => sessionStorage.setItem(STORE, key);
 export const hasKey = () => sessionStorage.getItem(STORE) !== null;
 
-const headers = () => (hasKey() ? { authorization: `Bearer ${sessionStorage.getItem(STORE)}` } : {});
+/** A header holds bytes, one a character: those of the key in UTF-8. */
+const asBytes = (text) => String.fromCharCode(...new TextEncoder().encode(text));
+
+const headers = () => (hasKey() ? { authorization: `Bearer ${asBytes(sessionStorage.getItem(STORE))}` } : {});
 
 const checked = async (answer) => {
   if (answer.ok) return answer;

@@ -44,7 +44,9 @@ def entry(shared: Service) -> dict[str, Any]:
         "inputs": inputs,
         "texts": texts_of(run),
         "media": {kind: [name for name, modality in inputs.items() if modality == kind] for kind in MEDIA if kind in inputs.values()},
-        "several": [name for name in inputs if inputs[name] in MEDIA and any(reads_several(run, task, name) for task in run.tasks.values())],
+        "several": [
+            name for name in inputs if inputs[name] in MEDIA and any(reads_several(run, task, name) for task in run.tasks.values())
+        ],
         "columns": sorted(run._own_columns() - {EARLIER, *(column for task in run.tasks.values() for column in task.lists)}),
         "tasks": tasks,
         "history": any(task["history"] for task in tasks.values()),
