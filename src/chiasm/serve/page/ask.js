@@ -21,12 +21,20 @@ export class Ask {
     this.talk = $("#talk");
     const input = model.texts.includes("question") ? "question" : model.texts[0];
     $("#asking").hidden = !input;
+    if (input && input !== "question") this.call(input);
     this.fields = new Fields($("#fields"), model, input);
     this.options = new Options($("#options"), model);
     this.tray = new Tray($("#tray"), model, { complain: (text) => this.complain(text) });
     $("#welcome-text").dataset.t = this.tray.kinds.length ? "welcome_media" : "welcome_words";
     $("#welcome-text").textContent = t($("#welcome-text").dataset.t);
     this.listen();
+  }
+
+  /** The box for words takes an input that has a name of its own. */
+  call(input) {
+    const label = $("[for=question]");
+    for (const element of [label, this.box]) delete element.dataset.t, delete element.dataset.tPlaceholder;
+    label.textContent = this.box.placeholder = input;
   }
 
   listen() {
@@ -136,11 +144,11 @@ export class Ask {
   exchange(text, inputs, files) {
     $("#welcome").hidden = true;
     $("#fresh").hidden = false;
-    const given = Object.entries(inputs).map(([name, value]) => h("span", { class: "small soft" }, `${name}: ${JSON.stringify(value)}`));
+    const given = Object.entries(inputs).map(([name, value]) => `${name}: ${typeof value === "string" ? value : JSON.stringify(value)}`);
     const question = h("li", { class: "turn user" }, h("h3", { class: "over", t: "you" }));
     if (files.length) question.append(h("div", { class: "shown" }, files.map(preview)));
     if (text) question.append(h("p", { class: "words" }, text));
-    if (given.length) question.append(h("p", { class: "words" }, given));
+    if (given.length) question.append(h("p", { class: "words small" }, given.join("\n")));
     const words = h("p", { class: "words answer" });
     const element = h("li", { class: "turn card", "aria-busy": "true" }, h("h3", { class: "over" }, this.model.id), words);
     this.talk.append(question, element);

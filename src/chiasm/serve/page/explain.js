@@ -2,7 +2,7 @@
 
 import { announce, h } from "./dom.js";
 import { t } from "./language.js";
-import { heat, legend, signed, strip, words } from "./marks.js";
+import { heat, legend, number, signed, strip, words } from "./marks.js";
 import { post, sentence } from "./server.js";
 import { preview } from "./tray.js";
 
@@ -33,7 +33,7 @@ const verdict = ({ check }) => {
   return [check.better ? "why_better" : "why_chance", { margin: check.margin.toFixed(2) }];
 };
 
-const number = (value, digits = 3) => `${value > 0 ? "+" : ""}${value.toFixed(digits)}`;
+const percent = (value) => `${value > 0 ? "+" : ""}${value.toFixed(0)}`;
 
 const reasons = (found, files) => {
   const measured = { quantity: found.quantity, value: found.value.toFixed(3), without: found.without.toFixed(3) };
@@ -46,24 +46,24 @@ const reasons = (found, files) => {
     h("p", { class: "small soft", t: "why_shapley" }),
     ...together(found.interactions),
     ...(found.parts.length ? [h("p", { class: `verdict ${found.check?.better ? "good" : "bad"}`, t: key, values })] : []),
-    ...found.parts.map((part) => section(part, files)),
+    ...found.parts.map((part) => section(part, found.modalities.find((one) => one.input === part.input), files)),
     ...(found.explained === null ? [] : [h("p", { class: "small soft", t: "why_explained", values: { percent: (100 * found.explained).toFixed(0) } })]),
   ];
 };
 
 const shares = (modalities) => {
   const most = Math.max(...modalities.map((one) => Math.abs(one.value)), 1e-9);
-  return h("div", { class: "signed" }, modalities.map((one) => signed(one.input, one.value, most, `${number(one.percent, 0)} %`)));
+  return h("div", { class: "signed" }, modalities.map((one) => signed(one.input, one.value, most, `${percent(one.percent)} %`)));
 };
 
 const together = (interactions) =>
   interactions.map((one) => {
-    const values = { inputs: one.inputs.join(" + "), value: number(one.value), percent: number(one.percent, 0) };
+    const values = { inputs: one.inputs.join(" + "), value: number(one.value), percent: percent(one.percent) };
     return h("p", { class: "small soft", t: "why_together", values });
   });
 
-/** One item of an input with its parts marked; the colours are as strong as its own strongest part. */
-const section = (part, files) => {
+/** One item of an input with its parts marked. Colours are as strong as its own strongest part: how much all of it is worth stands beside. */
+const section = (part, whole, files) => {
   const most = Math.max(...part.units.map((unit) => Math.abs(unit.value)), 1e-9);
   const own = files.filter((file) => file.input === part.input);
   const file = own[Math.max(0, own.length - (part.items ?? own.length)) + part.item];
@@ -74,7 +74,7 @@ const section = (part, files) => {
   return h(
     "section",
     { class: "part", "aria-label": name },
-    h("h5", {}, name, h("span", { class: "small soft", t: "why_baseline", values: { baseline: part.baseline } })),
+    h("h5", {}, `${name} · ${percent(whole.percent)} %`, h("span", { class: "small soft", t: "why_baseline", values: { baseline: part.baseline } })),
     drawn(part, most, file, name),
     !plain && legend(most),
     plain ? bars : h("details", {}, h("summary", { t: "why_numbers" }), bars),

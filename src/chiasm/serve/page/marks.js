@@ -8,7 +8,10 @@ const PEAKS = 160; // bars of a waveform
 const WAVE = 60; // its height
 
 const tone = (value) => (value >= 0 ? "for" : "against");
-const number = (value) => `${value > 0 ? "+" : ""}${value.toFixed(3)}`;
+
+/** A value with its sign: three digits behind the point, or two that count where it is smaller. */
+export const number = (value) => (value > 0 ? "+" : "") + (value && Math.abs(value) < 0.01 ? String(Number(value.toPrecision(2))) : value.toFixed(3));
+
 const colour = (value) => getComputedStyle(document.documentElement).getPropertyValue(`--mark-${tone(value)}`);
 
 /** A bar to the right of the middle, or to the left where the value is below 0. */
@@ -27,7 +30,7 @@ export const legend = (most) =>
   h(
     "div",
     { class: "key small" },
-    h("span", {}, h("span", { t: "why_against" }), ` ${(-most).toFixed(3)}`),
+    h("span", {}, h("span", { t: "why_against" }), ` ${number(-most)}`),
     h("span", { class: "ramp", "aria-hidden": "true" }),
     h("span", {}, h("span", { t: "why_for" }), ` ${number(most)}`),
   );
