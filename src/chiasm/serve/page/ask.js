@@ -33,7 +33,8 @@ export class Ask {
   /** The box for words takes an input that has a name of its own. */
   call(input) {
     const label = $("[for=question]");
-    for (const element of [label, this.box]) delete element.dataset.t, delete element.dataset.tPlaceholder;
+    delete label.dataset.t;
+    delete this.box.dataset.tPlaceholder;
     label.textContent = this.box.placeholder = input;
   }
 
@@ -167,7 +168,9 @@ export class Ask {
       }
       if (choice?.finish_reason) this.ended(reply, choice.finish_reason, event.chiasm ?? {});
     }
-    if (!reply.text) reply.words.append(h("span", { class: "soft", t: "empty" }));
+    if (reply.text) return;
+    reply.words.append(h("span", { class: "soft", t: "empty" }));
+    announce(t("empty"));
   }
 
   /** Keep the end of the conversation, and the box for the next question, in view. */
