@@ -5,12 +5,11 @@ import { t } from "./language.js";
 import { decoded, kindOf, partOf, record, soundFormat, wav } from "./media.js";
 import { sentence } from "./server.js";
 
-const PREVIEW = { image: "img", audio: "audio", video: "video" };
 const ACCEPT = { image: "image/*", audio: "audio/*", video: "video/*,image/gif" };
 
-/** A picture to look at, a sound or a video to play. */
-export const preview = ({ kind, url, name }) =>
-  kind === "image" ? h("img", { src: url, alt: name }) : h(PREVIEW[kind], { src: url, controls: true, "aria-label": name, preload: "metadata" });
+/** A picture to look at (which an animated one is too), a sound or a video to play. */
+export const preview = ({ kind, blob, url, name }) =>
+  kind === "image" || blob.type.startsWith("image/") ? h("img", { src: url, alt: name }) : h(kind, { src: url, controls: true, "aria-label": name, preload: "metadata" });
 
 export class Tray {
   /** `single`: it holds one file of any kind. `complain(text)` says what cannot be taken; `changed()` that something was. */
