@@ -43,7 +43,6 @@ class StandIn:
                     metrics=METRICS["test"], verdicts=["image is used"], notes=[], to_json=lambda: {"metrics": METRICS["test"]}
                 )
             ),
-            predict_file=lambda source, output, **more: self.note("predict", source, output) or {"predicted": 3, "refused": 1},
             answer=lambda **given: self.note("answer", given) or "red",
             examples=lambda: ["  what ? -> sun"],
         )
@@ -68,6 +67,10 @@ class StandIn:
     def load(self, folder: Path) -> Any:
         self.note("load", folder)
         return self.run
+
+    def predict_file(self, run: Any, source: Path, output: Path, **more: Any) -> Any:
+        self.note("predict", source, output)
+        return SimpleNamespace(rows=4, refused={"bad_json": 1}, whole=True)
 
     def init(self, data: Path, *, target: str | None) -> str:
         self.note("init", data, target)

@@ -23,8 +23,13 @@ RECIPE: dict[str, Any] = {
     "name": "tiny",
     "inputs": {"text": "text", "table": {"modality": "table", "columns": ["price"]}},
     "backbone": {
-        **{"arch": "bert", "kind": "bidirectional", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2},
-        **{"intermediate_size": 16, "tokenizer": "words"},
+        "arch": "bert",
+        "kind": "bidirectional",
+        "hidden_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 16,
+        "tokenizer": "words",
     },
     "fusion": "early",
     "tasks": {"label": {"type": "classify", "prompt": "{text}", "target": "label"}},
@@ -101,9 +106,10 @@ def test_it_goes_on_where_it_was_stopped(run: chiasm.Run, data: Path, whole: byt
         writing = tmp_path / "out.jsonl.partial" / "1-of-1" / "writing.jsonl"
         with writing.open("rb+") as file:
             file.truncate(max(0, writing.stat().st_size - torn))
+        kept = writing.read_bytes().count(b"\n") // 4 * 4
     started: list[int] = []
     chiasm.predict_file(run, data / "input.jsonl", output, progress=lambda done, total: started.append(done))
-    assert started[0] == {0: 32, 3: 28}.get(torn, 24)
+    assert started[0] == kept > 0
     assert output.read_bytes() == whole
     assert not (tmp_path / "out.jsonl.partial").exists()
 

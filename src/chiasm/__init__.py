@@ -13,12 +13,14 @@ Importing it also registers the model with transformers, so that `AutoModelForMu
 """
 
 from chiasm.audit.engine import audit
+from chiasm.audit.result import Audit
 from chiasm.check import Check, check
 from chiasm.compare.engine import Compared, compare, replay
 from chiasm.compare.known_run import known_answers
 from chiasm.convert.engine import convert
 from chiasm.data.draft import infer_recipe as init
 from chiasm.explain.engine import explain
+from chiasm.explain.result import Explanation
 from chiasm.export.engine import Exported, export
 from chiasm.model import ChiasmForConditionalGeneration
 from chiasm.prediction.engine import Predicted, predict_file
@@ -34,12 +36,14 @@ from chiasm.types import BadInput, ChiasmError, NonFiniteError, RecipeError
 
 __version__ = "0.1.0"
 __all__ = [
+    "Audit",
     "BadInput",
     "Check",
     "ChiasmError",
     "ChiasmForConditionalGeneration",
     "ChiasmProcessor",
     "Compared",
+    "Explanation",
     "Exported",
     "Hit",
     "Index",

@@ -264,8 +264,8 @@ class ChiasmModel(MediaFeatures, DecodingPass, ChiasmPreTrainedModel):
         """
         offset = past_key_values.get_seq_length() if past_key_values is not None else 0
         rows, length = given.shape[:2]
-        whole = torch.ones(rows, offset + length, dtype=torch.bool, device=given.device)
-        mask = whole if attention_mask is None else attention_mask.bool()
+        whole = (rows, offset + length)
+        mask = torch.ones(whole, dtype=torch.bool, device=given.device) if attention_mask is None else attention_mask.bool()
         if mask.shape[1] > self.max_length and not packed:
             raise BadInput(
                 "too_long",
@@ -274,7 +274,7 @@ class ChiasmModel(MediaFeatures, DecodingPass, ChiasmPreTrainedModel):
             )
         caching = past_key_values is not None or use_cache
         readable = self.readable(mask, prompt_lengths, offset=offset, caching=caching)
-        seen = torch.cat([mask[:, :-length], self.see(mask[:, -length:], placeholders, streams)], 1)
+        seen = torch.cat([mask[:, :-length], self.see(mask[:, -length:], placeholders, streams)], 1) if placeholders else mask
         return Step(mask=seen, placeholders=placeholders, readable=readable, offset=offset, generating=caching and not self.training)
 
     def pool_of(self, tensors: Mapping[str, Any]) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:

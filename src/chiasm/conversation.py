@@ -161,7 +161,7 @@ def _records(run: Any, task: Any, column: str, before: Sequence[Turn], last: Seq
 
 def _record_column(task: Any) -> str | None:
     """The column of records that a dialogue can be: each record has a place for what was answered."""
-    prompt = getattr(task, "prompt", None)
+    prompt: Any = getattr(task, "prompt", None)
     for column in task.lists:
         fields = {name for name, is_field in prompt.repeat[column] if is_field}
         if fields & set(task.targets):

@@ -259,8 +259,8 @@ class Run:
         return ROWS_READ if self.processor.reads else PREDICT_ROWS
 
     def _own_columns(self) -> set[str]:
-        """Columns that a table input gathers, of records that a prompt repeats, and texts that are compared; given by their own names."""
-        found = {column for task in self.tasks.values() for column in (*task.lists, *(task.columns if task.view == "towers" else ()))}
+        """Columns that are given by their own names: a table's, records that a prompt repeats, texts that are compared."""
+        found = {column for task in self.tasks.values() for column in (*task.lists, *(c for c in task.columns if c in task.texts))}
         for modality in self.processor.modalities.values():
             found |= {*getattr(modality, "number_columns", ()), *getattr(modality, "category_columns", ())}
         return found | ({EARLIER} if self.processor.reader is not None else set())

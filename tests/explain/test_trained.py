@@ -17,9 +17,9 @@ from planted import match_row, trained, two_bits
 import chiasm
 from chiasm.explain.result import Explanation
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 ROWS = 100
-FUSIONS: dict[str, Any] = {"early": "early", "cross_attention": "cross_attention", "bottleneck": {"type": "bottleneck", "latents": 4}}
+FUSIONS: dict[str, Any] = {"early": "early", "cross_attention": "cross_attention"}
 NAMES = ("cards", "ask")
 
 
@@ -90,8 +90,8 @@ def test_what_the_weights_say_is_what_is_explained(runs):
             alike.append(np.corrcoef(ranks(list(own.values())), ranks(list(values(now).values())))[0, 1])
             hits.append(hit(now, row))
         print(f"\nrandom down to {part}: rank correlation {np.mean(alike):.2f}, hits {np.mean(hits):.2f}")
-        if part != "tasks.answer":  # a head reads what is in the vector still, so only its sign and size are lost
-            assert np.mean(alike) <= 0.3 and np.mean(hits) <= 0.3
+        assert np.mean(alike) <= 0.3
+    assert np.mean(hits) <= 0.3
     run.model.load_state_dict(state)
 
 

@@ -89,6 +89,7 @@ def test_answers_are_those_of_predict(engine: Engine):
     rows = [parts(i) for i in range(10)]
     works = [Work(row, task) for row in rows for task in ("answer", "choose")][:16]
     found = asyncio.run(answered(engine, *works))
+    asyncio.run(until(lambda: engine.counters.finished == 16 and not engine.active))
     for work, result in zip(works, found, strict=True):
         (expected,) = engine.run.predict([work.parts], task=work.task)
         assert result.prediction.output == expected.output
@@ -144,28 +145,27 @@ def test_bad_inputs_leave_good_ones_alone(engine: Engine):
     assert engine.ready and engine.waiting == 0
 
 
-def test_a_forward_that_fails_fails_its_own(engine: Engine, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("task", ["answer", "choose"])
+def test_a_forward_that_fails_fails_its_own(engine: Engine, monkeypatch: pytest.MonkeyPatch, task: str):
     """A row that breaks the model, in a batch with others, of either kind of task; then all is as before."""
-    for task in ("answer", "choose"):
-        expected = [p.output for p in engine.run.predict([parts(i) for i in range(4)], task=task)]
-        encode = type(engine.run.model).encode
+    run = engine.run
+    expected = [p.output for p in run.predict([parts(i) for i in range(4)], task=task)]
+    encode, collate = type(run.model).encode, run.collate
 
-        def fragile(model: Any, pool: Any) -> Any:
-            if any((tensor == 77).any() for tensors in pool.values() for tensor in tensors.values()):
-                raise RuntimeError("cannot take 77")
-            return encode(model, pool)
+    def fragile(model: Any, pool: Any) -> Any:
+        if any((tensor == 77).any() for tensors in pool.values() for tensor in tensors.values()):
+            raise RuntimeError("cannot take 77")
+        return encode(model, pool)
 
-        monkeypatch.setattr(type(engine.run.model), "encode", fragile)
-        poison = {**parts(0), "audio": np.full(800, 0.5, np.float32)}
-        collate = engine.run.collate
-        monkeypatch.setattr(engine.run, "collate", lambda task, rows: marked(collate(task, rows), rows), raising=False)
-        works = [Work(poison if i == 2 else parts(i), task) for i in range(4)]
-        found = asyncio.run(answered(engine, *works))
-        monkeypatch.undo()
-        assert isinstance(found[2], Failed) and "cannot take 77" in str(found[2])
-        assert [found[i].prediction.output for i in (0, 1, 3)] == [expected[i] for i in (0, 1, 3)]
-        (again,) = asyncio.run(answered(engine, Work(parts(2), task)))
-        assert again.prediction.output == expected[2]
+    monkeypatch.setattr(type(run.model), "encode", fragile)
+    monkeypatch.setattr(run, "collate", lambda task, rows: marked(collate(task, rows), rows), raising=False)
+    poison = {**parts(0), "audio": np.full(800, 0.5, np.float32)}
+    found = asyncio.run(answered(engine, *(Work(poison if i == 2 else parts(i), task) for i in range(4))))
+    monkeypatch.undo()
+    assert isinstance(found[2], Failed) and "cannot take 77" in str(found[2])
+    assert [found[i].prediction.output for i in (0, 1, 3)] == [expected[i] for i in (0, 1, 3)]
+    (again,) = asyncio.run(answered(engine, Work(parts(2), task)))
+    assert again.prediction.output == expected[2]
 
 
 def marked(step: Any, rows: Any) -> Any:
@@ -237,9 +237,10 @@ def test_cancelled_while_it_waits():
         tickets[1].cancel()
         engine.start()
         assert isinstance(await tickets[2].result(), Finished)
+        await until(lambda: engine.counters.finished == 3)
 
     asyncio.run(leave())
-    assert engine.counters.finished == 3
+    assert engine.waiting == engine.active == 0
     engine.stop()
 
 
@@ -252,11 +253,11 @@ def test_many_aborts_leave_nothing(engine: Engine):
                 ticket.cancel()
         await until(lambda: not (engine.active or engine.waiting))
 
-    asyncio.run(leave(16))
+    asyncio.run(leave(8))
     gc.collect()
     tracemalloc.start()
     before = tracemalloc.take_snapshot()
-    asyncio.run(leave(64))
+    asyncio.run(leave(40))
     gc.collect()
     growth = sum(change.size_diff for change in tracemalloc.take_snapshot().compare_to(before, "filename"))
     tracemalloc.stop()

@@ -92,7 +92,7 @@ def test_a_body_without_end_is_read_as_far_as_the_limit(run):
 
 
 def test_a_million_tiny_chunks(run):
-    with running(run, limits=SMALL) as client:
+    with running(run, limits=Limits(body=32 << 10)) as client:
         connection = head(client.port, post_head("transfer-encoding: chunked"))
         threading.Thread(target=lambda: _send_all(connection, b"1\r\n[\r\n" * 1_000_000), daemon=True).start()
         assert answered(connection)[0] in (413, 400, 0)

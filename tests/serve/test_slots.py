@@ -9,7 +9,8 @@ import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
-from tiny_engine import STRATEGIES, Desk, parts, tiny_run
+from tiny_engine import Desk, parts, tiny_run
+from tiny_models import STRATEGIES
 
 from chiasm.serve.text import held, stopped_at
 from chiasm.serve.work import Failed
@@ -151,7 +152,7 @@ def test_one_that_nobody_waits_for_goes():
 
 @pytest.mark.parametrize("when", ["prompt", "step"])
 def test_nan_is_one_rows_own(monkeypatch: pytest.MonkeyPatch, when: str):
-    """NaN in one row's logits, or in all it remembers: it fails, its neighbours write what they write alone, and so does who comes after."""
+    """NaN in one row's logits, or in all it remembers: it fails; its neighbours, and who comes after, write what they write alone."""
     run = tiny_run("early")
     desk = Desk(run, 4)
     rows = [desk.row(parts(i), max_new_tokens=8) for i in range(3)]

@@ -20,7 +20,7 @@ from chiasm.serve.slots import Slots
 from chiasm.serve.work import Finished, Work
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "contracts"))
-from tiny_models import FUSIONS, OWN_WEIGHTS, STRATEGIES, WORDS, assembled, calm, picture, recipe_of, sound
+from tiny_models import FUSIONS, OWN_WEIGHTS, WORDS, assembled, calm, picture, recipe_of, sound
 
 TASKS = {
     "answer": {"type": "generate", "prompt": "{question}", "target": "{answer}", "generation": {"max_new_tokens": 6}},

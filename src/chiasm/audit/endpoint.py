@@ -40,7 +40,7 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 class Endpoint:
     """`kept`: a file in which answers stand, one JSON line each; what is there already is not asked again."""
 
-    what = "requests"
+    what = "at most {} requests"
     at_once = PARALLEL
 
     def __init__(
@@ -160,8 +160,13 @@ def _data_uri(kind: str, data: bytes) -> str:
 
 def _read(kept: Path | None) -> dict[str, str]:
     """Answers of an earlier audit; a line that was cut off when it stopped is asked again."""
-    found = {}
-    for line in kept.read_text("utf-8").splitlines() if kept is not None and kept.is_file() else []:
+    found: dict[str, str] = {}
+    if kept is None or not kept.is_file():
+        return found
+    text = kept.read_text("utf-8")
+    if text and not text.endswith("\n"):
+        kept.write_text(text + "\n", encoding="utf-8")
+    for line in text.splitlines():
         try:
             entry = json.loads(line)
         except ValueError:

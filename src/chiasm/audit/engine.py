@@ -54,7 +54,7 @@ def audit(
     plan, notes = conditions(answerer.inputs, asked)
     total = sum(len(_having(asked, condition)) for condition in plan)
     if announce is not None:
-        announce(f"{answerer.title}: {len(asked)} rows x {len(plan)} conditions = {total} {answerer.what}")
+        announce(f"{answerer.title}: {len(asked)} rows x {len(plan)} conditions = {answerer.what.format(total)}")
     found = Answers(TASK, (answerer.score,))
     stopped = _ask(answerer, asked, plan, found, total, progress)
     notes += [f"{len(refused)} rows could not be used, e.g. {refused[0]}"] if refused else []

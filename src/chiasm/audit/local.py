@@ -8,6 +8,7 @@ from typing import Any
 
 from chiasm.assemble import build
 from chiasm.audit.rows import ANSWERS, QUESTIONS, Asked, column, there, whole_paths
+from chiasm.components import did_you_mean
 from chiasm.recipe import load_recipe
 from chiasm.run import Run, load
 from chiasm.tasks.classify import Classify
@@ -21,17 +22,16 @@ FROM_FILES = ("image", "audio", "video")
 class Local:
     """Answers of one task of a run. `renames`: input -> the column of the data that it is read from."""
 
-    what = "rows through the model"
+    what = "{} rows through the model"
 
     def __init__(self, run: Run, task: str | None, *, title: str, score: str, renames: Mapping[str, str], answer: str | None = None):
         self.run, self.title, self.score, self.renames = run, title, score, dict(renames)
-        names = [task] if task else [name for name, one in run.tasks.items() if isinstance(one, Generate | Classify)]
-        if not names or names[0] not in run.tasks or not isinstance(run.tasks[names[0]], Generate | Classify):
-            answering = ", ".join(name for name, one in run.tasks.items() if isinstance(one, Generate | Classify)) or "none"
-            raise ChiasmError(
-                f"{title}: an audit needs a task that answers (generate or classify); it has {answering}; see chiasm evaluate"
-            )
-        self.task, self.answer = run.tasks[names[0]], answer
+        answering = [name for name, one in run.tasks.items() if isinstance(one, Generate | Classify)]
+        if not answering:
+            raise ChiasmError(f"{title}: no task of it answers (generate or classify); chiasm evaluate {title} scores what it has")
+        if task is not None and task not in answering:
+            raise ChiasmError(f"{title}: no task '{task}' that answers{did_you_mean(task, answering)}")
+        self.task, self.answer = run.tasks[task or answering[0]], answer
         self.inputs = {name: run.recipe.inputs[name].modality for name in self.task.inputs}
 
     @property

@@ -109,13 +109,15 @@ def judged(input: str, metric: str, found: Evaluation) -> Verdict | None:
     count = f"{difference['clusters']} independent rows"
     if difference["clusters"] < FEWEST_CLUSTERS:
         return Verdict(input, "cannot tell", f"cannot tell whether `{input}` is used: {count}, {FEWEST_CLUSTERS} needed")
+    if max(difference["real"], difference["control"]) < WIDEST:
+        low_score = f"with so few right answers there is nothing to lose ({number(difference['real'])} {metric}, {count})"
+        return Verdict(input, "cannot tell", f"cannot tell whether `{input}` is used: {low_score}")
     if high < 0:
         return Verdict(input, "uses", f"uses `{input}`: {change} {span}")
     if low > 0:
         return Verdict(input, "hurts", f"`{input}` hurts: {change} {span}")
     if low < -WIDEST:
-        wide = f"cannot tell whether `{input}` is used: {change} {span}; with {count} a fall of up to {number(-low)} would not show"
+        wide = f"cannot tell whether `{input}` is used: {change} {span}; with {count} a fall of up to {number(abs(low))} would not show"
         return Verdict(input, "cannot tell", wide)
-    return Verdict(
-        input, "no measurable use", f"no measurable use of `{input}`: {change} {span}; a fall of more than {number(-low)} is ruled out"
-    )
+    sentence = f"no measurable use of `{input}`: {change} {span}; a fall of more than {number(abs(low))} is ruled out"
+    return Verdict(input, "no measurable use", sentence)

@@ -131,7 +131,7 @@ class Backbone:
         """Embedded tokens [R, T, W] and mask [R, T] -> transformers output with `last_hidden_state` [R, T, W]."""
         if memory is not None:
             kwargs |= {"encoder_hidden_states": memory.values, "encoder_attention_mask": memory.mask.long()}
-        return self.network(inputs_embeds=values, attention_mask=mask.long(), **kwargs)
+        return self.network(inputs_embeds=values, **{"attention_mask": mask.long(), **kwargs})
 
     def read(self, ids: Tensor, mask: Tensor) -> Tokens:
         """Texts alone [N, T], past any fusion -> the output that `pool` reads."""

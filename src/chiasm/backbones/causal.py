@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, EncoderDecoderCache, PreTrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
@@ -51,6 +52,8 @@ class Causal(Backbone):
             kwargs["past_key_values"] = EncoderDecoderCache(
                 past, DynamicCache()
             )  # what is read is kept beside what is written; BERT insists
+        if past is not None and values.shape[1] == 1 and not torch.compiler.is_compiling() and mask.all():
+            kwargs["attention_mask"] = None  # one more token behind whole rows sees everything: no mask has to be made
         return super().run(values, mask, memory, **kwargs)
 
     def pool(self, tokens: Tokens, words: Tensor | None = None) -> Tensor:

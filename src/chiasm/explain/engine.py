@@ -8,7 +8,7 @@ from typing import Any, Literal
 from chiasm.components import did_you_mean
 from chiasm.explain.baseline import Baseline, baselines, data_rows
 from chiasm.explain.faithfulness import NEEDED, RANDOM, Check, check
-from chiasm.explain.modalities import coalitions, interactions, shapley
+from chiasm.explain.modalities import Group, coalitions, interactions, shapley
 from chiasm.explain.occlusion import PASSES, Map, cuts_of, occlude
 from chiasm.explain.page import previews_of
 from chiasm.explain.result import Explanation
@@ -64,34 +64,31 @@ def explain(
         found, passes = _token_level(run, subject, known, passes)
     if progress is not None:
         progress(total, total)
-    without, worth = values[frozenset()], shapley(values)
+    notes = [*filter(None, [average]), *found.pop("notes", [])]
+    shares = _shares(values, known)
+    without = values[frozenset()]
+    kind = type(chosen).__name__.lower()
+    return Explanation(chosen.name, kind, aim.answer, aim.quantity, subject.whole, without, **shares, passes=passes, notes=notes, **found)
+
+
+def _shares(values: Mapping[Group, float], known: Mapping[str, Baseline]) -> dict[str, Any]:
+    """What each input, and each pair of them, is worth; percents are of the sum of the inputs' absolute values."""
+    worth, without = shapley(values), values[frozenset()]
     size = sum(map(abs, worth.values()))
-    all_of_it = size if size > SMALL else 1.0
-    return Explanation(
-        task=chosen.name,
-        kind=type(chosen).__name__.lower(),
-        answer=aim.answer,
-        quantity=aim.quantity,
-        value=subject.whole,
-        without=without,
-        modalities=[
-            {
-                "input": name,
-                "value": worth[name],
-                "percent": 100 * worth[name] / all_of_it,
-                "share": abs(worth[name]) / all_of_it,
-                "alone": values[frozenset([name])] - without,
-                "baseline": known[name].name,
-            }
-            for name in known
-        ],
-        interactions=[
-            {"inputs": list(pair), "value": value, "percent": 100 * value / all_of_it} for pair, value in interactions(values).items()
-        ],
-        passes=passes,
-        notes=[*filter(None, [average]), *found.pop("notes", [])],
-        **found,
-    )
+    size = size if size > SMALL else 1.0
+    each = [
+        {
+            "input": name,
+            "value": worth[name],
+            "percent": 100 * worth[name] / size,
+            "share": abs(worth[name]) / size,
+            "alone": values[frozenset([name])] - without,
+            "baseline": baseline.name,
+        }
+        for name, baseline in known.items()
+    ]
+    pairs = [{"inputs": list(pair), "value": value, "percent": 100 * value / size} for pair, value in interactions(values).items()]
+    return {"modalities": each, "interactions": pairs}
 
 
 def _prior(run: Run, subject: Subject, known: Mapping[str, Baseline]) -> tuple[float | None, str]:

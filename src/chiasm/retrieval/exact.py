@@ -26,7 +26,7 @@ class Exact(Store):
 
     def __init__(self, folder: Path, sides: Sequence[str]):
         self.folder = folder
-        self.scans = {side: _open_scan(folder, side) for side in sides}
+        self.scans = {side: open_scan(folder, side) for side in sides}
         self.rows = {side: _mapped(file_of(folder, side, "rows.npy")) for side in sides}
         self.starts = _mapped(folder / "rows.npy")
 
@@ -99,7 +99,7 @@ def write_codes(folder: Path, side: str, vectors: np.ndarray) -> None:
     save_file({name: np.asarray(value) for name, value in dataclasses.asdict(grid).items()}, file_of(folder, side, "grid.safetensors"))
 
 
-def _open_scan(folder: Path, side: str) -> Scan:
+def open_scan(folder: Path, side: str) -> Scan:
     arrays = load_file(file_of(folder, side, "grid.safetensors"))
     shift, rotation = arrays.pop("shift"), arrays.pop("rotation")
     grid = Grid(shift, rotation, **{name: float(value) for name, value in arrays.items()})

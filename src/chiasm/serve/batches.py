@@ -44,7 +44,7 @@ def answer(model: Any, collate: Collate, rows: Sequence[Row]) -> None:
     """Answer rows of one kind and hand each its result; where a batch fails, its rows are tried one by one, so that the others live."""
     try:
         results = _answers(model, collate, rows)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 (whatever it is, its rows are told)
         if len(rows) > 1:
             for row in rows:
                 answer(model, collate, [row])

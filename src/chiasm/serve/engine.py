@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from threading import Condition, Lock, Thread
 from typing import Any
@@ -190,11 +191,10 @@ class Engine:
     def _serve(self) -> None:
         try:
             self._warm_up()
-        except Exception as error:
+            self.ready = True
+        except Exception as error:  # noqa: BLE001 (whoever asks is told)
             self._draining, self.error = True, f"{type(error).__name__}: {error}"
-            return self._abandon()
-        self.ready = True
-        while self._turn():
+        while self.ready and self._turn():
             pass
         self._abandon()
 
@@ -219,7 +219,7 @@ class Engine:
                 self.slots.admit(texts)
             if self.slots.rows:
                 self.slots.step()
-        except Exception as error:  # of the engine's own making: whoever it may concern is told, and the next are served
+        except Exception as error:  # noqa: BLE001 (of the engine's own making: whom it may concern is told, and the next are served)
             for row in (*batch, *texts, *self.slots.rows):
                 row.ticket.finish(failure(error))
             self.slots.clear()
@@ -251,7 +251,7 @@ class Engine:
             return
         try:
             future.set_result(function())
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 (it is the caller's)
             future.set_exception(error)
 
     def _warm_up(self) -> None:
@@ -276,10 +276,8 @@ class Engine:
             for row in (*self._rows, *self.slots.rows):
                 row.ticket.finish(Stopped("the server stopped before this request was answered"))
             for _, future in self._calls:
-                try:
+                with suppress(InvalidStateError):
                     future.set_exception(Stopped("the server stopped before this call was made"))
-                except InvalidStateError:
-                    pass
             self._rows.clear()
             self._calls.clear()
             self.slots.clear()

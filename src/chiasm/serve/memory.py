@@ -38,25 +38,28 @@ class Window:
     def begin(self) -> int:
         return self.end - self.width
 
-    def visible(self) -> Tensor:
-        """[n, width] which columns of the window hold a row's visible tokens."""
-        return self.mask[: len(self.lengths), self.begin : self.end]
+    def next(self) -> Tensor:
+        """Ahead of a step: [n, width + 1] which columns hold a row's visible tokens, with room for the one that it writes."""
+        if self.end == self.mask.shape[1]:
+            self._move(self.width)
+        self.mask[: len(self.lengths), self.end] = True
+        return self.mask[: len(self.lengths), self.begin : self.end + 1]
 
     def add(self, cache: Cache, mask: Tensor, keep: list[int]) -> None:
         """Take in rows `keep` of texts that were just read: `mask` [R, T], padded on the left, and their cache."""
         length, first = mask.shape[1], len(self.lengths)
-        cache = cache.self_attention_cache if isinstance(cache, EncoderDecoderCache) else cache
+        own: Any = cache.self_attention_cache if isinstance(cache, EncoderDecoderCache) else cache
         if not self.layers:
-            self.layers = [Layer(self, old.keys, old.values) for old in cache.layers]
+            self.layers = [Layer(self, old.keys, old.values) for old in own.layers]
             self.mask = torch.zeros(self.slots, 0, dtype=torch.bool, device=mask.device)
-        if not first:
-            self.end = 0
-        if self.end < length or self.end == self.mask.shape[1]:
+        if not first and length <= self.mask.shape[1]:
+            self.end = length
+        elif self.end < length:
             self._move(max(length, self.width))
         columns, rows, chosen = slice(self.end - length, self.end), slice(first, first + len(keep)), torch.tensor(keep, device=mask.device)
         self.mask[rows] = False
         self.mask[rows, columns] = mask[chosen]
-        for layer, old in zip(self.layers, cache.layers, strict=True):
+        for layer, old in zip(self.layers, own.layers, strict=True):
             for buffer, given in ((layer.all_keys, old.keys), (layer.all_values, old.values)):
                 buffer[rows] = 0  # hidden, but a NaN there would not be
                 buffer[rows, :, columns] = given[chosen]
@@ -65,14 +68,8 @@ class Window:
 
     def advance(self) -> None:
         """A step wrote the column behind the window: it is part of it now."""
-        self.mask[: len(self.lengths), self.end] = True
         self.end += 1
         self.lengths = [length + 1 for length in self.lengths]
-
-    def make_room(self) -> None:
-        """Ahead of a step: there is a column behind the window."""
-        if self.end == self.mask.shape[1]:
-            self._move(self.width)
 
     def remove(self, row: int) -> None:
         last = len(self.lengths) - 1

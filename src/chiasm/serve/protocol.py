@@ -23,7 +23,7 @@ class TimedProtocol(H11Protocol):
 
     deadline = DEADLINE
 
-    def connection_made(self, transport: Any) -> None:  # ty: ignore[invalid-method-override]
+    def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
         self._began, self._received = self.loop.time(), 0
         self._timer: asyncio.TimerHandle | None = None

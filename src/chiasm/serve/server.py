@@ -168,7 +168,9 @@ def quiet_access_log() -> None:
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     for name in ("chiasm.serve", "uvicorn.error"):
         logger = logging.getLogger(name)
-        logger.handlers, logger.propagate = [handler], False
+        logger.handlers.clear()
+        logger.addHandler(handler)
+        logger.propagate = False
         logger.setLevel(logging.WARNING)
 
 

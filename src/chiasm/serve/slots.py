@@ -84,7 +84,7 @@ class Slots:
             return
         try:
             self._write(self._next_logits())
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 (whatever it is, its rows are told, and the next are served)
             for row in self.rows:
                 row.ticket.finish(failure(error))
             self.clear()
@@ -94,14 +94,14 @@ class Slots:
     def _admit(self, rows: list[Row]) -> None:
         try:
             logits, streams, cache, mask = self._read(rows)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 (so here: one row's own)
             if len(rows) > 1:
                 for row in rows:
                     self._admit([row])
             else:
                 rows[0].ticket.finish(error if isinstance(error, BadInput) else failure(error))
             return
-        texts = [self._text(row, mask.shape[1]) for row in rows]
+        texts = [self._text(row) for row in rows]
         ends = self._choose(logits, texts)
         keep = []
         for place, (row, text, end) in enumerate(zip(rows, texts, ends, strict=True)):
@@ -116,7 +116,7 @@ class Slots:
             self.texts += [texts[place] for place in keep]
             self._view = None
 
-    def _text(self, row: Row, read: int) -> Text:
+    def _text(self, row: Row) -> Text:
         assert row.settings is not None
         limit = min(row.settings.max_new_tokens, self.model.model.max_length - row.prompt_tokens)
         return Text(self.model.processor, row.settings, row.ticket, self.ends, limit)
@@ -158,15 +158,13 @@ class Slots:
         if self._view is None:  # a cache that reads fills itself anew from the streams
             self._view = self.bank.view(), self.window.cache(reads=self.reads)
         streams, cache = self._view
-        self.window.make_room()
-        seen = self.window.visible()
-        ids = torch.tensor([[text.ids[-1]] for text in self.texts], device=seen.device)
-        whole = torch.cat([seen, torch.ones_like(ids, dtype=torch.bool)], 1)
+        mask = self.window.next()
+        ids = torch.tensor([[text.ids[-1]] for text in self.texts], device=mask.device)
         self.count(len(ids))
         output = self.model.model(
             input_ids=ids,
-            attention_mask=whole,
-            position_ids=seen.sum(1, keepdim=True),
+            attention_mask=mask,
+            position_ids=mask.sum(1, keepdim=True) - 1,
             past_key_values=cache,
             use_cache=True,
             streams=streams,
@@ -215,9 +213,8 @@ class Slots:
         """Free a slot; the last row takes its place."""
         self.window.remove(place)
         self.bank.remove(place)
-        for held in (self.rows, self.texts):
-            held[place] = held[-1]
-            held.pop()
+        self.rows[place], self.texts[place] = self.rows[-1], self.texts[-1]
+        self.rows.pop(), self.texts.pop()
         self._view = None
 
 

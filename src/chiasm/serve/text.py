@@ -14,7 +14,7 @@ BROKEN = "\N{REPLACEMENT CHARACTER}"  # the first bytes of a character whose oth
 
 
 class Text:
-    """`limit`: tokens that may be written; `ends`: the ids that end it. Decoded only where someone listens or a stop string is looked for."""
+    """`limit`: tokens that may be written; `ends`: the ids that end it. It is decoded only where someone listens, or for a stop string."""
 
     def __init__(self, processor: Any, settings: Settings, ticket: Ticket, ends: frozenset[int], limit: int):
         self.processor, self.settings, self.ticket, self.ends, self.limit = processor, settings, ticket, ends, limit
@@ -24,7 +24,7 @@ class Text:
         self.draws: torch.Generator | None = None
 
     def choose(self, logits: Tensor) -> int:
-        """A token by its logits [V]: temperature, then the top_k best, then the fewest whose probability is top_p, in transformers' order."""
+        """A token by its logits [V]: temperature, the top_k best, the fewest that make up top_p; transformers' own order."""
         settings = self.settings
         if self.draws is None:
             self.draws = torch.Generator(logits.device)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
 from dataclasses import dataclass
 from threading import Lock
 from typing import Any, Literal
@@ -121,19 +122,15 @@ class Ticket:
 
     def finish(self, found: Finished | BaseException) -> None:
         """Hand over the result, or what went wrong; a ticket that was cancelled takes neither."""
-        try:
+        with suppress(InvalidStateError):
             if isinstance(found, BaseException):
                 self._future.set_exception(found)
             else:
                 self._future.set_result(found)
-        except InvalidStateError:
-            pass
 
     def _notify(self) -> None:
         with self._lock:
             wake = self._wake
         if wake is not None:
-            try:
+            with suppress(RuntimeError):  # its event loop is closed: nobody reads any more
                 wake[0].call_soon_threadsafe(wake[1].set)
-            except RuntimeError:
-                pass  # its event loop is closed: nobody reads any more

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from fastapi import APIRouter, Request
 from starlette.responses import PlainTextResponse
@@ -10,7 +10,7 @@ from starlette.responses import PlainTextResponse
 from chiasm.serve.service import BUCKETS, Service, service
 
 router = APIRouter(tags=["health"])
-Row = tuple[dict[str, object], float]
+Row = tuple[Mapping[str, object], float]
 
 
 @router.get("/metrics", response_class=PlainTextResponse, summary="Counters for Prometheus")
@@ -61,7 +61,7 @@ def family(name: str, kind: str, about: str, rows: Iterable[Row]) -> Iterator[st
         yield sample(name, labels, value)
 
 
-def sample(name: str, labels: dict[str, object], value: float) -> str:
+def sample(name: str, labels: Mapping[str, object], value: float) -> str:
     shown = ",".join(f'{key}="{escaped(str(text))}"' for key, text in labels.items())
     number = f"{value:.6f}".rstrip("0").rstrip(".")
     return f"{name}{{{shown}}} {number}" if shown else f"{name} {number}"
