@@ -109,6 +109,11 @@ def reads_history(run: Any, task: Any) -> bool:
     return _record_column(task) is not None or _one_text(run, task) or _templated(run, task)
 
 
+def reads_several(run: Any, task: Any, name: str) -> bool:
+    """Whether `task` reads more than one picture or clip of an input with one question."""
+    return _items(run, task, name, 2) > 1
+
+
 # ---- what the earlier turns become
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -54,17 +52,6 @@ def test_classify_by_its_own_labels_and_by_any(run, client):
         {"task": "x"},
     ):
         assert client.post("/v1/classify", {**body, "labels": None, **wrong}).status == 400
-
-
-@pytest.fixture(scope="module")
-def indexed(run: chiasm.Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("indexed")
-    for seed in range(4):
-        (folder / f"{seed}.png").write_bytes(png(seed))
-    rows = [{"image": f"{seed}.png", "answer": WORDS[seed % 3]} for seed in range(4)]
-    (folder / "data.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-    chiasm.index(run, folder / "data.jsonl", folder / "index")
-    return folder
 
 
 def test_search_finds_a_picture_by_itself(run, indexed):

@@ -31,7 +31,10 @@ OPEN_PATHS = frozenset({"/health/live"})
 PLAIN_ID = re.compile(r"[\w.:-]{1,100}")
 TOKENS = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|["\[\]{},:]|NaN|Infinity', re.DOTALL)  # possessive: never looked at twice
 HALF = re.compile(r"\\u[dD][89a-fA-F]")  # half of a character, in JSON's writing; the other half may be missing
-PAGES = "default-src 'self' data: blob:; style-src 'self' 'unsafe-inline'; frame-ancestors 'self'; base-uri 'none'; form-action 'self'"
+PAGES = (
+    "default-src 'self'; img-src 'self' data: blob:; media-src 'self' data: blob:; style-src 'self' 'unsafe-inline'; "
+    "frame-ancestors 'self'; base-uri 'none'; form-action 'self'"
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse
 
-from chiasm.conversation import MEDIA, reads_history, texts_of
+from chiasm.conversation import MEDIA, reads_history, reads_several, texts_of
 from chiasm.reading import EARLIER
 from chiasm.serve.errors import Refused
 from chiasm.serve.service import Service, service
@@ -44,6 +44,9 @@ def entry(shared: Service) -> dict[str, Any]:
         "inputs": inputs,
         "texts": texts_of(run),
         "media": {kind: [name for name, modality in inputs.items() if modality == kind] for kind in MEDIA if kind in inputs.values()},
+        "several": [
+            name for name in inputs if inputs[name] in MEDIA and any(reads_several(run, task, name) for task in run.tasks.values())
+        ],
         "columns": sorted(run._own_columns() - {EARLIER, *(column for task in run.tasks.values() for column in task.lists)}),
         "tasks": tasks,
         "history": any(task["history"] for task in tasks.values()),

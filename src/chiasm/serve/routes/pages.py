@@ -7,11 +7,13 @@ from pathlib import Path
 from fastapi import APIRouter, Request
 from starlette.responses import FileResponse, Response
 
+from chiasm import report
 from chiasm.serve.errors import Refused
 from chiasm.serve.service import service
 
 router = APIRouter(tags=["pages"], include_in_schema=False)
 PAGE = Path(__file__).parent.parent / "page"
+STYLE = Path(report.__path__[0]) / "style.css"  # the look that this page shares with reports
 TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml", ".json": "application/json"}
 
 
@@ -32,7 +34,7 @@ async def static(name: str) -> Response:
 
 
 @router.get("/v1/report", response_model=None)
-async def report(request: Request) -> Response:
+async def run_report(request: Request) -> Response:
     """The report that training wrote: RUN/report.html."""
     file = service(request).folder / "report.html"
     if not file.is_file():
@@ -41,8 +43,8 @@ async def report(request: Request) -> Response:
 
 
 def page(name: str) -> Response:
-    """A file of the page folder, by a name that is one of those in it: no path is made of what a request says."""
-    file = {known.name: known for known in PAGE.iterdir() if known.suffix in TYPES}.get(name)
+    """A file of the page, by a name that is one of its files': no path is made of what a request says."""
+    file = {known.name: known for known in (STYLE, *PAGE.iterdir()) if known.suffix in TYPES}.get(name)
     if file is None:
         raise Refused(404, "there is no such page")
     return FileResponse(file, media_type=f"{TYPES[file.suffix]}; charset=utf-8", headers={"cache-control": "no-cache"})
