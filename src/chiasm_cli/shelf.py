@@ -49,4 +49,5 @@ def headline(file: Path) -> dict[str, Any]:
     comments = [line.lstrip("#").strip() for line in itertools.takewhile(lambda line: line.startswith("#"), lines)]
     described = [comment for comment in comments if comment and not comment.startswith("group:")]
     groups = [comment.removeprefix("group:").strip() for comment in comments if comment.startswith("group:")]
-    return {"description": (described or [""])[0], "group": (groups or ["recipes"])[0], "tiny": any(line.startswith("tiny:") for line in lines)}
+    small = any(line.startswith("tiny:") for line in lines)
+    return {"description": (described or [""])[0], "group": (groups or ["recipes"])[0], "tiny": small}
