@@ -72,9 +72,7 @@ def _cut(run: Any, subject: Subject, name: str, item: int, value: Any, fill: Any
 def occlude(subject: Subject, cuts: Sequence[Cut]) -> Map:
     """The effect of every part, in two rounds."""
     rooms = _rooms(cuts)
-    coarse = [
-        (cut, region) for cut, room in rooms.items() for region in cut.coarse(room if cut.size <= room else min(max(1, room // 2), 16))
-    ]
+    coarse = [(cut, region) for cut, room in rooms.items() for region in cut.coarse(_first(cut, room))]
     *values, empty = subject.values([*(variant(subject, [part]) for part in coarse), variant(subject, coarse)]).tolist()
     units = _units(subject, coarse, values)
     kept, parts = [], []
