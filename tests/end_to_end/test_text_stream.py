@@ -67,8 +67,8 @@ def test_it_is_asked_by_the_inputs_names(run: chiasm.Run):
 
 
 def test_predict_gives_the_same_answers_as_evaluate(run: chiasm.Run, data: Path, tmp_path: Path):
-    counts = chiasm.predict_file(run, data / "test.jsonl", tmp_path / "out.jsonl")
-    assert counts == {"predicted": 48, "refused": 0}
+    done = chiasm.predict_file(run, data / "test.jsonl", tmp_path / "out.jsonl")
+    assert (done.rows, done.refused, done.whole) == (48, {}, True)
     predicted, evaluated = (
         {row["id"]: row["output"] for row in map(json.loads, file.read_text("utf-8").splitlines())}
         for file in (tmp_path / "out.jsonl", run.folder / "predictions" / "test.jsonl")

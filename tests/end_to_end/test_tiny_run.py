@@ -85,11 +85,11 @@ def test_answer_takes_a_picture_file_and_a_spoken_question(run: chiasm.Run, data
 
 
 def test_predict_gives_the_same_answers_as_evaluate(run: chiasm.Run, data: Path, tmp_path: Path):
-    counts = chiasm.predict_file(run, data / "test.jsonl", tmp_path / "out.jsonl")
+    done = chiasm.predict_file(run, data / "test.jsonl", tmp_path / "out.jsonl")
     predicted = {row["id"]: row["output"] for row in map(json.loads, (tmp_path / "out.jsonl").read_text("utf-8").splitlines())}
     written = (run.folder / "predictions" / "test.jsonl").read_text("utf-8").splitlines()
     evaluated = {row["id"]: row["output"] for row in map(json.loads, written)}
-    assert counts == {"predicted": len(records(data, "test")), "refused": 0}
+    assert (done.rows, done.refused, done.whole) == (len(records(data, "test")), {}, True)
     assert predicted == evaluated
 
 

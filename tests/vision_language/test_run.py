@@ -98,8 +98,8 @@ def test_transformers_loads_it_without_the_original_checkpoint(run: chiasm.Run, 
 
 
 def test_predict_and_ask_give_the_same_answers(run: chiasm.Run, data: Path, tmp_path: Path):
-    counts = chiasm.predict_file(run, data / "test.jsonl", tmp_path / "out.jsonl")
-    assert counts == {"predicted": 10, "refused": 0}
+    done = chiasm.predict_file(run, data / "test.jsonl", tmp_path / "out.jsonl")
+    assert (done.rows, done.refused, done.whole) == (10, {}, True)
     written = {row["id"]: row["output"] for row in map(json.loads, (tmp_path / "out.jsonl").read_text("utf-8").splitlines())}
     assert written == {row["id"]: row["output"] for row in predictions(run)}
     assert isinstance(run.answer(question="one two three ?"), str)
