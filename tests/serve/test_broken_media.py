@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from tiny_server import WORDS, audio, image, video
+from tiny_server import WORDS, audio, clip, image, png, video
 
 DATA = Path(__file__).parents[3] / "shared" / "data" / "broken-media"
 PARTS = {"image": image, "audio": audio, "video": video}
@@ -45,3 +46,18 @@ def test_a_file(client, file, kind, expect):
         assert found.status == 400 and found.error["type"] == "invalid_request_error" and found.error["param"] == kind
         assert found.error["code"] not in ("bad_request", None) and kind in found.error["message"]
     assert client.chat(WORDS[0]).status == 200
+
+
+@pytest.mark.skipif(not listed(), reason="the shared collection is not on this machine")
+def test_all_of_them_at_once_do_not_reach_their_neighbours(client):
+    """Good requests among all the bad ones get the very texts that they get alone."""
+    good = [(WORDS[number % len(WORDS)], image(png(number)), audio(clip(number))) for number in range(4)]
+    alone = [client.chat(*asked).text for asked in good]
+    with ThreadPoolExecutor(12) as pool:
+        bad, sound = [], []
+        for place, (file, kind, expect) in enumerate(listed()):
+            sound.append((place % 4, pool.submit(client.chat, *good[place % 4])))
+            bad.append((expect, pool.submit(client.chat, WORDS[0], PARTS[kind]((DATA / file).read_bytes()))))
+        assert [one.result().text for _, one in sound] == [alone[number] for number, _ in sound]
+        assert all(one.result().status == 400 for expect, one in bad if expect == "error")
+        assert {one.result().status for _, one in bad} == {200, 400}
