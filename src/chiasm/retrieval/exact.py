@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import mmap
 from array import array
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import quote
@@ -103,7 +105,10 @@ def open_scan(folder: Path, side: str) -> Scan:
     arrays = load_file(file_of(folder, side, "grid.safetensors"))
     shift, rotation = arrays.pop("shift"), arrays.pop("rotation")
     grid = Grid(shift, rotation, **{name: float(value) for name, value in arrays.items()})
-    return Scan(_mapped(file_of(folder, side, "codes.npy")), _mapped(file_of(folder, side, "vectors.npy")), grid)
+    vectors = _mapped(file_of(folder, side, "vectors.npy"))
+    file = vectors.base
+    release = partial(file.madvise, mmap.MADV_DONTNEED) if isinstance(file, mmap.mmap) else None
+    return Scan(_mapped(file_of(folder, side, "codes.npy")), vectors, grid, release=release)
 
 
 def _mapped(path: Path) -> np.ndarray:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,11 +52,14 @@ class Grid:
 
 
 class Scan:
-    """`codes` int8 [N, d] and `vectors` float32 [N, d], both memory-mapped or not: all codes are read, and a few of the vectors."""
+    """`codes` int8 [N, d] and `vectors` float32 [N, d], both memory-mapped or not: all codes are read, and a few of the vectors.
 
-    def __init__(self, codes: np.ndarray, vectors: np.ndarray, grid: Grid):
+    `release` is called after a search: of mapped vectors each that was read keeps its neighbours in memory too, 64 kB of them.
+    """
+
+    def __init__(self, codes: np.ndarray, vectors: np.ndarray, grid: Grid, *, release: Callable[[], None] | None = None):
         self.codes, self.vectors = torch.from_numpy(codes), torch.from_numpy(vectors)
-        self.grid = grid
+        self.grid, self.release = grid, release
         self.rotation = torch.from_numpy(grid.rotation).double()
 
     def __len__(self) -> int:
@@ -72,6 +75,8 @@ class Scan:
         query, row = self._left(asked, k)
         left = torch.bincount(query, minlength=len(asked))
         scores = torch.cat([self.vectors[rows] @ one for rows, one in zip(row.split(left.tolist()), asked, strict=True)])
+        if self.release is not None:
+            self.release()
         place = torch.arange(len(query)) - (left.cumsum(0) - left)[query]
         table = torch.full((len(asked), int(left.max())), -math.inf)
         table[query, place] = scores
