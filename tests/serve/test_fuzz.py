@@ -114,20 +114,20 @@ def twisted(body: Any, chance: random.Random) -> Any:
         place = chance.choice(list(paths_in(body)))
         if not place:
             if isinstance(body, dict):
-                body = {**body, chance.choice(KEYS): chance.choice(ODD)}
+                body = {**body, chance.choice(KEYS): copy.deepcopy(chance.choice(ODD))}
             continue
         holder = body
         for key in place[:-1]:
             holder = holder[key]
         how = chance.random()
         if how < 0.6:
-            holder[place[-1]] = chance.choice(ODD)
+            holder[place[-1]] = copy.deepcopy(chance.choice(ODD))
         elif how < 0.8:
             del holder[place[-1]]
         elif isinstance(holder, list):
-            holder.insert(place[-1], holder[place[-1]])
+            holder.insert(place[-1], copy.deepcopy(holder[place[-1]]))
         else:
-            holder[chance.choice(KEYS)] = holder[place[-1]]
+            holder[chance.choice(KEYS)] = copy.deepcopy(holder[place[-1]])
     return body
 
 
@@ -170,9 +170,8 @@ def test_odd_requests(run, count, caplog):
     caplog.set_level(logging.WARNING)
     chance = random.Random(count)
     statuses: dict[int, int] = {}
-    with running(run) as client:
+    with running(run) as client, contextlib.closing(http.client.HTTPConnection("127.0.0.1", client.port, timeout=30)) as connection:
         alone = client.chat(WORDS[0], max_tokens=2).text
-        connection = http.client.HTTPConnection("127.0.0.1", client.port, timeout=30)
         for number in range(count):
             try:
                 status, body = ask(client, connection, chance)
@@ -186,7 +185,6 @@ def test_odd_requests(run, count, caplog):
                 assert set(error) == {"message", "type", "param", "code"} and len(error["message"]) <= 600
             if number % 100 == 99:
                 assert client.chat(WORDS[0], max_tokens=2).text == alone
-        connection.close()
     assert statuses[200] > count / 20 and statuses[400] > count / 4, statuses
     assert "Traceback" not in caplog.text and not [r for r in caplog.records if r.levelno >= logging.ERROR]
 

@@ -277,6 +277,14 @@ def test_no_page_leads_out_of_its_folder(client, name):
     assert found.status in (400, 404) and found.error["message"]
 
 
+@pytest.mark.parametrize(
+    ("asked", "status"), [("bytes=0-9", 206), ("", 200), ("a" * 200, 200), ("bytes=9-1", 200), ("bytes=99999999-", 200)]
+)
+def test_a_range_that_cannot_be_given_is_passed_over(client, asked, status):
+    found = client.get("/page/index.html", range=asked)
+    assert found.status == status and (status == 200 or len(found.body) == 10)
+
+
 def test_a_link_among_the_pages_is_one_of_them(client):
     assert client.get("/page/index.html").status == 200
     assert client.get("/page/docs.js").headers["content-type"] == "text/javascript; charset=utf-8"

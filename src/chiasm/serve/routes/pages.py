@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from fastapi import APIRouter, Request
-from starlette.responses import FileResponse, Response
+from starlette.responses import Response
 
 from chiasm import report
 from chiasm.serve.errors import Refused
+from chiasm.serve.files import File
 from chiasm.serve.service import service
 
 router = APIRouter(tags=["pages"], include_in_schema=False)
@@ -39,7 +40,7 @@ async def run_report(request: Request) -> Response:
     file = service(request).folder / "report.html"
     if not file.is_file():
         raise Refused(404, "this run has no report.html; `chiasm evaluate` writes one")
-    return FileResponse(file, media_type="text/html; charset=utf-8", headers={"cache-control": "no-store"})
+    return File(file, media_type="text/html; charset=utf-8", headers={"cache-control": "no-store"})
 
 
 def page(name: str) -> Response:
@@ -47,4 +48,4 @@ def page(name: str) -> Response:
     file = {known.name: known for known in (STYLE, *PAGE.iterdir()) if known.suffix in TYPES}.get(name)
     if file is None:
         raise Refused(404, "there is no such page")
-    return FileResponse(file, media_type=f"{TYPES[file.suffix]}; charset=utf-8", headers={"cache-control": "no-cache"})
+    return File(file, media_type=f"{TYPES[file.suffix]}; charset=utf-8", headers={"cache-control": "no-cache"})

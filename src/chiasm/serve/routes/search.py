@@ -7,9 +7,10 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Request
 from pydantic import Field
-from starlette.responses import FileResponse, JSONResponse
+from starlette.responses import JSONResponse
 
 from chiasm.serve.errors import Refused
+from chiasm.serve.files import File
 from chiasm.serve.items import Item, parts_of, thing_of
 from chiasm.serve.parts import Body, check_media
 from chiasm.serve.routes.embeddings import vector_of
@@ -53,9 +54,9 @@ def entry(shared: Service, hit: Any) -> dict[str, Any]:
 
 
 @router.get("/v1/media/{name}", response_model=None, summary="A picture or clip that a search found")
-async def media(request: Request, name: str) -> FileResponse:
+async def media(request: Request, name: str) -> File:
     """Only what an answer of /v1/search named."""
     file = service(request).lent.get(name)
     if file is None or not file.is_file():
         raise Refused(404, "no search has found that; its addresses end when the server does")
-    return FileResponse(file, headers={"cache-control": "private, max-age=3600", "content-security-policy": "sandbox; default-src 'none'"})
+    return File(file, headers={"cache-control": "private, max-age=3600", "content-security-policy": "sandbox; default-src 'none'"})
