@@ -30,7 +30,7 @@ import torch
 from chiasm.retrieval.exact import open_scan, write_codes
 
 WIDTH, K = 384, 10
-QUERIES = (1, 8, 64)
+QUERIES = {1: 20, 8: 5, 64: 2}  # at once -> searches one after the other in a round
 GOALS = {"faiss": 8.0, "numpy": 4.0}
 BLOCK = 100_000
 RESIDENT = """
@@ -67,25 +67,26 @@ def measure(folder: Path, count: int, rounds: int, *, approximate: bool) -> None
     vectors = write(folder, count)
     scan = open_scan(folder, "image")
     peers: dict[str, Search] = {"numpy": lambda queries: of_numpy(vectors, queries), **others(vectors, approximate=approximate)}
-    for number in QUERIES:
-        queries = [unit(number, seed) for seed in range(1, rounds + 2)]
+    for number, times in QUERIES.items():
+        rounds_of = [[unit(number, times * turn + seed) for seed in range(times)] for turn in range(1, rounds + 2)]
+        queries = [asked for asked, *_ in rounds_of]
         right = [peers["numpy"](asked) for asked in queries]
         found = [scan.search(asked, K) for asked in queries]
         recall = statistics.mean(overlap(one.rows, other) for one, other in zip(found, right, strict=True))
         left = statistics.mean(float(one.rescored.mean()) for one in found)
         print(f"S7 {count:,} x {WIDTH}, {number} at once: recall {recall:.3f}, {left:.0f} of {count:,} scored in fp32")
         seconds: dict[str, list[float]] = {name: [] for name in ("ours", *peers)}
-        for asked in queries:  # the first round is the warm-up
-            seconds["ours"].append(cpu(lambda asked=asked: scan.search(asked, K)))
+        for turn in rounds_of:  # the first round is the warm-up
+            seconds["ours"].append(cpu(lambda turn=turn: [scan.search(asked, K) for asked in turn]))
             for name, search in peers.items():
-                seconds[name].append(cpu(lambda asked=asked, search=search: search(asked)))
+                seconds[name].append(cpu(lambda turn=turn, search=search: [search(asked) for asked in turn]))
         own = seconds.pop("ours")[1:]
         for name, theirs in seconds.items():
             ratio = statistics.median(a / b for a, b in zip(theirs[1:], own, strict=True))
             goal = "" if name not in GOALS else f" (goal {GOALS[name]:g}: {'reached' if ratio >= GOALS[name] else 'MISSED'})"
             share = f", recall {statistics.mean(overlap(peers[name](a), r) for a, r in zip(queries[:2], right, strict=False)):.3f}"
-            times = f"{1000 * statistics.median(theirs[1:]) / number:.2f} and {1000 * statistics.median(own) / number:.2f} ms a query"
-            print(f"   {ratio:6.2f}x of {name}{goal}; {times}{share if name == 'hnswlib' else ''}")
+            spent = [1000 * statistics.median(each) / number / times for each in (theirs[1:], own)]
+            print(f"   {ratio:6.2f}x of {name}{goal}; {spent[0]:.2f} and {spent[1]:.2f} ms a query{share if name == 'hnswlib' else ''}")
     np.save(folder / "queries.npy", unit(20, 99))
     done = subprocess.run(
         [sys.executable, "-c", RESIDENT, str(folder), str(folder / "queries.npy")], capture_output=True, text=True, check=True
