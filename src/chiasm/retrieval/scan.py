@@ -28,7 +28,6 @@ GROUP = 64  # vectors of which only the largest score is ranked
 SCORES = 1 << 18  # that are held at once, 1 MB: they stay in the cache
 ALONE = 5  # so many queries cost less one by one: the matrix product of a few is padded to 16
 ROWS = 1 << 14  # vectors that are made into codes at once
-KEPT = 1000  # mapped vectors that are read before they are let go: with their neighbours, 64 MB
 
 
 @dataclass(frozen=True)
@@ -55,12 +54,12 @@ class Grid:
 class Scan:
     """`codes` int8 [N, d] and `vectors` float32 [N, d], both memory-mapped or not: all codes are read, and a few of the vectors.
 
-    `release` is called after some searches: of mapped vectors each that was read keeps its neighbours in memory too, 64 kB of them.
+    `release` is called after a search: of mapped vectors each that was read keeps its neighbours in memory too, up to 2 MB of them.
     """
 
     def __init__(self, codes: np.ndarray, vectors: np.ndarray, grid: Grid, *, release: Callable[[], None] | None = None):
         self.codes, self.vectors = torch.from_numpy(codes), torch.from_numpy(vectors)
-        self.grid, self.release, self.read = grid, release, 0
+        self.grid, self.release = grid, release
         self.rotation = torch.from_numpy(grid.rotation).double()
 
     def __len__(self) -> int:
@@ -76,10 +75,8 @@ class Scan:
         query, row = self._left(asked, k)
         left = torch.bincount(query, minlength=len(asked))
         scores = torch.cat([self.vectors[rows] @ one for rows, one in zip(row.split(left.tolist()), asked, strict=True)])
-        self.read += len(row)
-        if self.release is not None and self.read > KEPT:
+        if self.release is not None:
             self.release()
-            self.read = 0
         place = torch.arange(len(query)) - (left.cumsum(0) - left)[query]
         table = torch.full((len(asked), int(left.max())), -math.inf)
         table[query, place] = scores
