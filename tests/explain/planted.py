@@ -7,14 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 import chiasm
 from chiasm.assemble import build
+from chiasm.data.collate import Collator
 from chiasm.model_files import save_model
 from chiasm.recipe import load_recipe
+from chiasm.training.precision import Precision
+from chiasm.training.step import Stepper
 from chiasm.types import Sample
 
 CARDS, SLOTS, CLASSES = 4, 3, 6
+BATCH, RATE, WARMUP = 64, 4e-3, 40
 LATENT = {
     "kind": "latent",
     "arch": "bert",
@@ -37,6 +42,29 @@ def match_row(draws: np.random.Generator) -> dict[str, Any]:
     return {"cards": np.eye(CLASSES)[classes].tolist(), "ask": ask.tolist(), "label": f"c{classes[place]}", "place": place, "slot": slot}
 
 
+def both_row(draws: np.random.Generator) -> dict[str, Any]:
+    """The same shapes: one of the cards and one of `ask`'s vectors hold a bit, the other cards a mark that says nothing; the answer is
+    both bits. Easier to learn, and where things stand does not matter, which fusions that pool an input cannot know."""
+    place, slot, one, other = (int(draws.integers(high)) for high in (CARDS, SLOTS, 2, 2))
+    cards = draws.integers(2, CLASSES, CARDS)
+    cards[place] = one
+    ask = np.zeros((SLOTS, CARDS))
+    ask[slot, other] = 1.0
+    return {"cards": np.eye(CLASSES)[cards].tolist(), "ask": ask.tolist(), "label": f"c{2 * one + other}", "place": place, "slot": slot}
+
+
+def with_gaps(rows: list[dict[str, Any]], inputs: list[str], rate: float = 0.15) -> list[dict[str, Any]]:
+    """The rows with some vectors replaced by the mean one, as modality dropout does with whole inputs. A vector that is taken away is then
+    nothing new, so that a map is judged, and not what a model makes of what it has never seen."""
+    draws, made = np.random.default_rng(0), [dict(row) for row in rows]
+    for name in inputs:
+        every = np.array([row[name] for row in rows])  # [rows, vectors, width]
+        gaps = np.where(draws.random((*every.shape[:2], 1)) < rate, every.mean((0, 1)), every)
+        for row, own in zip(made, gaps.tolist(), strict=True):
+            row[name] = own
+    return made
+
+
 def two_bits(draws: np.random.Generator, rule: str) -> dict[str, Any]:
     """Two inputs of one bit each; `xor`: the answer needs both, `same`: each tells all."""
     a = int(draws.integers(2))
@@ -52,7 +80,6 @@ def features_recipe(rows: list[dict[str, Any]], inputs: list[str]) -> dict[str, 
         "backbone": LATENT,
         "fusion": "early",
         "tasks": {"answer": {"type": "classify", "target": "label", "metrics": ["accuracy"], "dropout": 0.0}},
-        "stages": [{"steps": 150, "batch_size": 64, "learning_rate": 4e-3}],
         "train": {"precision": "fp32"},
     }
 
@@ -69,10 +96,18 @@ def untrained(folder: Path, recipe: dict[str, Any], rows: list[dict[str, Any]]) 
     return chiasm.load(folder)
 
 
-def trained(folder: Path, rows: list[dict[str, Any]], inputs: list[str], **changes: Any) -> chiasm.Run:
-    """A run on jsonl rows of features, one `classify` task."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for split, chosen in {"train": rows[:-64], "test": rows[-64:]}.items():
-        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in chosen), encoding="utf-8")
-    data = {split: str(folder / f"{split}.jsonl") for split in ("train", "test")}
-    return chiasm.train({**features_recipe(rows, inputs), "data": data, **changes}, output=folder / "run", progress=False)
+def trained(folder: Path, recipe: dict[str, Any], rows: list[dict[str, Any]], *, steps: int) -> chiasm.Run:
+    """A run that learned the rows."""
+    run = untrained(folder, recipe, rows)
+    model, split = run.model, run.split("train")
+    opened = split.open_rows(range(len(split)))
+    collator = Collator(list(model.tasks.values()), run.processor, modality_dropout=run.recipe.train.modality_dropout)
+    batches = [collator(opened[start : start + BATCH], dropout=True) for start in range(0, len(opened), BATCH)]
+    optimizer = torch.optim.AdamW(model.parameters(), RATE, betas=(0.9, 0.95), weight_decay=0.01)
+    stepper = Stepper(model, model.tasks, {"answer": 1.0}, optimizer, precision=Precision("fp32", "cpu", ""), seed=0, clip=1.0)
+    model.train()
+    for step in range(steps):
+        rate = RATE * min((step + 1) / WARMUP, 0.5 + 0.5 * np.cos(np.pi * step / steps))
+        stepper([batches[step % len(batches)]], step=step, learning_rate=rate)
+    model.eval()
+    return run

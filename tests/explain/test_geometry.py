@@ -23,16 +23,49 @@ WAYS = {
 }
 
 
+BLOCKS = {  # settings, and which part of a picture of 48 x 64 the blocks of a 4 x 4 checker cover: (top, left, bottom, right)
+    "original": ({"size": "original"}, (0, 0, 48, 64)),
+    "squash": ({"size": [24, 32], "resample": "nearest"}, (0, 0, 48, 64)),
+    "crop": ({"size": 24, "resize": "crop", "resample": "nearest"}, (0, 8, 48, 56)),
+    "pad": ({"size": 32, "resize": "pad", "resample": "nearest"}, (0, 0, 48, 64)),
+}
+
+
 def picture(height: int, width: int, orientation: int = 1) -> bytes:
     """A picture whose pixel [y, x] is (4 y, 4 x, 128) as it is shown, saved turned where `orientation` says so."""
     y, x = np.mgrid[:height, :width]
-    upright = Pillow.fromarray(np.stack([4 * y, 4 * x, 128 + 0 * y], 2).astype(np.uint8))
+    return saved(np.stack([4 * y, 4 * x, 128 + 0 * y], 2).astype(np.uint8), orientation)
+
+
+def saved(pixels: np.ndarray, orientation: int) -> bytes:
+    """A file that is shown as these pixels, whichever way they lie in it."""
+    upright = Pillow.fromarray(pixels)
     back = {1: None, 3: "ROTATE_180", 6: "ROTATE_90", 8: "ROTATE_270", 5: "TRANSPOSE"}[orientation]
     exif = Pillow.Exif()
     exif[0x0112] = orientation
     file = io.BytesIO()
     (upright if back is None else upright.transpose(Pillow.Transpose[back])).save(file, "PNG", exif=exif)
     return file.getvalue()
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 5, 6, 8])
+@pytest.mark.parametrize("way", BLOCKS)
+def test_every_block_of_a_checker_is_found_exactly(way: str, orientation: int):
+    """Part (r, c) is block (r, c): all of its decoded pixels have that block's colour, and its box is the block's, to the pixel."""
+    settings, (top, left, bottom, right) = BLOCKS[way]
+    tall, wide = (bottom - top) // 4, (right - left) // 4
+    pixels = np.full((48, 64, 3), 255, np.uint8)
+    blocks = [(row, column) for row in range(4) for column in range(4)]
+    for row, column in blocks:
+        pixels[top + row * tall : top + (row + 1) * tall, left + column * wide : left + (column + 1) * wide] = (60 * row, 60 * column, 7)
+    modality, raw = Image(Image.Options(**settings)), saved(pixels, orientation)
+    value, _ = modality.open(raw)
+    cut = Picture("image", 0, value, value, height=48, width=64, area=modality.area(48, 64))
+    for (row, column), region in zip(blocks, cut.coarse(16), strict=True):
+        up, start, down, stop = region
+        assert (value[up:down, start:stop] == (60 * row, 60 * column, 7)).all()
+        y, x = top + row * tall, left + column * wide
+        assert cut.describe(region)["box"] == [x, y, x + wide, y + tall]
 
 
 @pytest.mark.parametrize("orientation", [1, 3, 5, 6, 8])

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from chiasm.components import did_you_mean
 from chiasm.explain.baseline import Baseline, baselines, data_rows
-from chiasm.explain.faithfulness import NEEDED, RANDOM, Check, check
+from chiasm.explain.faithfulness import NEEDED, Check, check
 from chiasm.explain.modalities import Group, coalitions, interactions, shapley
 from chiasm.explain.occlusion import PASSES, Map, cuts_of, occlude
 from chiasm.explain.page import previews_of
@@ -54,7 +54,7 @@ def explain(
     if not subject.inputs:
         raise ChiasmError(f"task {chosen.name} was given none of its inputs: {', '.join(chosen.inputs)}")
     known = baselines(run, subject)
-    total = 2 ** len(known) + (PASSES * (2 + RANDOM) if level == "token" else 0)
+    total = 2 ** len(known) + (2 * PASSES if level == "token" else 0)  # the check's orders take no more than the parts
     prior, average = _prior(run, subject, known)
     passes = {"average": subject.passes} if average else {}
     values = coalitions(subject, {name: baseline.absent for name, baseline in known.items()}, prior)

@@ -6,13 +6,12 @@ probabilities (or the number itself) over the share of parts, in units of the la
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from chiasm.data.randomness import generator
-from chiasm.explain.occlusion import Map, Unit, variant
+from chiasm.explain.occlusion import Map, variant
 from chiasm.explain.subject import Subject
 
 NEEDED = 0.15  # of the area under a curve that goes from 0 to 1
@@ -47,7 +46,7 @@ def check(subject: Subject, found: Map) -> Check | None:
     orders = [ranked, *([ranked[i] for i in draws.permutation(len(ranked))] for _ in range(RANDOM))]
     steps = np.unique(np.linspace(0, len(ranked), min(STEPS, len(ranked)) + 1).round().astype(int))[1:-1].tolist()
     sets = [side for order in orders for step in steps for side in (order[:step], order[step:])]
-    values = subject.values([_without(subject, units) for units in sets])
+    values = subject.values([variant(subject, [(unit.cut, unit.region) for unit in units]) for units in sets])
     curves = subject.target.plain(values).reshape(len(orders), len(steps), 2)  # deletion takes the first away, insertion has them alone
     ends = subject.target.plain(np.array([subject.whole, found.empty]))
     scale = max(float(curves.max()), float(ends.max())) - min(float(curves.min()), float(ends.min()))
@@ -59,7 +58,3 @@ def check(subject: Subject, found: Map) -> Check | None:
     insertion = np.concatenate([edges[..., 1], curves[..., 1], edges[..., 0]], 1)
     down, up = np.trapezoid(deletion, share, axis=1) / scale, np.trapezoid(insertion, share, axis=1) / scale
     return Check(float(down[1:].mean() - down[0]), float(up[0] - up[1:].mean()), len(ranked))
-
-
-def _without(subject: Subject, units: Sequence[Unit]) -> dict:
-    return dict(variant(subject, [(unit.cut, unit.region) for unit in units]))

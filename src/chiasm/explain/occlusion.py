@@ -51,7 +51,6 @@ def cuts_of(run: Any, subject: Subject, baselines: Mapping[str, Baseline]) -> li
 
 def _cut(run: Any, subject: Subject, name: str, item: int, value: Any, fill: Any) -> Cut:
     modality = subject.media.get(name)
-    raw = subject.opened.sample.parts.get(name)
     if isinstance(value, str):
         return Words(name, item, value, fill, text=value)
     if isinstance(value, Sound):
@@ -61,10 +60,9 @@ def _cut(run: Any, subject: Subject, name: str, item: int, value: Any, fill: Any
     if isinstance(value, Row):
         return Columns(name, item, value, fill, names=(*modality.number_columns, *modality.category_columns))
     if run.recipe.inputs[name].modality == "tokens":
-        text = raw[item] if isinstance(raw, list) else raw
-        return Words(name, item, value, fill, text=str(text), modality=modality)
+        return Words(name, item, value, fill, text=str(subject.raw(name, item)), modality=modality)
     if run.recipe.inputs[name].modality == "image":
-        height, width = modality.upright(raw[item] if isinstance(raw, list) else raw, root=subject.opened.sample.root).shape[:2]
+        height, width = subject.upright(name, item).shape[:2]
         return Picture(name, item, value, fill, height=height, width=width, area=modality.area(height, width))
     return Vectors(name, item, value, fill)
 

@@ -25,9 +25,7 @@ def previews_of(subject: Subject, cuts: Sequence[Cut]) -> dict[tuple[str, int], 
     found: dict[tuple[str, int], Any] = {}
     for cut in cuts:
         if cut.kind == "picture":
-            raw = subject.opened.sample.parts[cut.input]
-            one = raw[cut.item] if isinstance(subject.opened.keys[cut.input], tuple) else raw
-            found[cut.input, cut.item] = _smaller(subject.media[cut.input].upright(one, root=subject.opened.sample.root), LONGEST)
+            found[cut.input, cut.item] = _smaller(subject.upright(cut.input, cut.item), LONGEST)
         elif cut.kind == "frames":
             found[cut.input, cut.item] = [_smaller(frame, STRIP) for frame in cut.value.frames]
         elif cut.kind == "sound":

@@ -33,7 +33,7 @@ class Subject:
 
     def __init__(self, run: Any, target: Target, opened: Opened, *, progress: Callable[[int], None] | None = None):
         self.model, self.target, self.progress = run.model, target, progress
-        self.opened = replace(opened, sample=replace(opened.sample, parts={**opened.sample.parts, **target.parts}))
+        self.opened = self._asked(opened)
         self.collator = Collator([target.task], run.processor, unlabelled=True, empty=True)
         self.media = run.processor.modalities
         self.at_once = min(ROWS, run.rows_at_once)
@@ -64,6 +64,15 @@ class Subject:
             return [str(self.opened.sample.parts[name])]
         return list(self.opened.values[name]) if isinstance(self.opened.keys[name], tuple) else [self.opened.values[name]]
 
+    def raw(self, name: str, item: int) -> Any:
+        """One of an input's items as the row gave it."""
+        part = self.opened.sample.parts.get(name)
+        return part[item] if name in self.media and isinstance(self.opened.keys[name], tuple) else part
+
+    def upright(self, name: str, item: int) -> np.ndarray:
+        """[height, width, 3] the pixels of a picture as it is shown, EXIF orientation applied."""
+        return self.media[name].upright(self.raw(name, item), root=self.opened.sample.root)
+
     def joined(self, name: str, items: Sequence[Any]) -> Any:
         """Items in the form in which the row has them, without those that are ABSENT; ABSENT where none is left."""
         left = [item for item in items if item is not ABSENT]
@@ -87,7 +96,7 @@ class Subject:
 
     def prior(self, rows: Sequence[Opened]) -> float:
         """The number on average over other rows: of probabilities their mean, as its logarithm."""
-        given = [replace(row, sample=replace(row.sample, parts={**row.sample.parts, **self.target.parts})) for row in rows]
+        given = [self._asked(row) for row in rows]
         found = np.concatenate([self._values(given[i : i + self.at_once]) for i in range(0, len(given), self.at_once)])
         return float(np.logaddexp.reduce(found) - np.log(len(found)) if self.target.logarithmic else found.mean())
 
@@ -106,6 +115,10 @@ class Subject:
                     parts[name] = parts[name][: len(value)]  # as many places in the prompt as there are items
         sample = replace(self.opened.sample, id=f"variant {next(self._numbers)}", parts=parts)
         return replace(self.opened, sample=sample, values=values, keys=keys)
+
+    def _asked(self, row: Opened) -> Opened:
+        """A row with the columns that the target gives it."""
+        return replace(row, sample=replace(row.sample, parts={**row.sample.parts, **self.target.parts}))
 
     def _keys(self, name: str, value: Any) -> str | tuple[str, ...]:
         """Fresh identities for what differs from the row's own, so that what does not is encoded once."""
