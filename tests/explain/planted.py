@@ -53,7 +53,7 @@ def both_row(draws: np.random.Generator) -> dict[str, Any]:
     return {"cards": np.eye(CLASSES)[cards].tolist(), "ask": ask.tolist(), "label": f"c{2 * one + other}", "place": place, "slot": slot}
 
 
-def with_gaps(rows: list[dict[str, Any]], inputs: list[str], rate: float = 0.15) -> list[dict[str, Any]]:
+def with_gaps(rows: list[dict[str, Any]], inputs: list[str], rate: float) -> list[dict[str, Any]]:
     """The rows with some vectors replaced by the mean one, as modality dropout does with whole inputs. A vector that is taken away is then
     nothing new, so that a map is judged, and not what a model makes of what it has never seen."""
     draws, made = np.random.default_rng(0), [dict(row) for row in rows]

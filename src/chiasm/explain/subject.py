@@ -66,7 +66,7 @@ class Subject:
 
     def raw(self, name: str, item: int) -> Any:
         """One of an input's items as the row gave it."""
-        part = self.opened.sample.parts.get(name)
+        part: Any = self.opened.sample.parts.get(name)
         return part[item] if name in self.media and isinstance(self.opened.keys[name], tuple) else part
 
     def upright(self, name: str, item: int) -> np.ndarray:
