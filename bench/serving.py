@@ -1,7 +1,8 @@
 """How a server holds under load: a closed loop of clients that ask in words, pictures and sounds; prints latencies, errors, throughput.
 
-    python bench/serving.py RUN [--clients 32] [--seconds 60] [--port 8000]
+    python bench/serving.py RUN [--clients 32] [--seconds 60] [--port 8000] [--overload]
 
+--overload then lets ten times as many clients come, who wait as long as a refusal tells them to, and after that as many as before.
 Starts `chiasm serve RUN` itself, or asks the one that runs at --port. The first and the last sixth of the time are compared, which shows
 whether it slows down. Every client waits for its answer before it asks again.
 """
@@ -36,13 +37,28 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=32)
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--port", type=int, default=0, help="of a server that runs already")
+    parser.add_argument("--overload", action="store_true", help="then ten times as many clients, and as many as before again")
     options = parser.parse_args()
     with contextlib.ExitStack() as stack:
         port = options.port or stack.enter_context(started(options.run))
-        about = json.loads(ask(port, "GET", "/v1/models")[1])["data"][0]
+        about = described(port)
         bodies = mixed(about)
         print(f"{about['id']}: {options.clients} clients, {options.seconds:g} s, {len(bodies)} kinds of request, {os.cpu_count()} cores")
-        report(load(port, bodies, options.clients, options.seconds), options.seconds)
+        held = report(load(port, bodies, options.clients, options.seconds), options.seconds)
+        if options.overload:
+            overload(port, bodies, options.clients, options.seconds / 3, held)
+
+
+def overload(port: int, bodies: list[bytes], clients: int, seconds: float, held: float) -> None:
+    """Ten times as many clients, and then as many as before again; `held` is the 99th percentile that they had."""
+    print(f"{10 * clients} clients:")
+    found = load(port, bodies, 10 * clients, seconds)
+    refused = [duration for _, duration, status in found if status == 429]
+    ratio = report([one for one in found if one[2] != 429], seconds) / held
+    print(f"p99 of those admitted {ratio:.1f} times that of {clients} clients; {len(refused)} refused", end="")
+    print(f", in {1000 * statistics.median(refused):.0f} ms (median)" if refused else "")
+    print(f"{clients} clients again:")
+    print(f"p99 {report(load(port, bodies, clients, seconds), seconds) / held:.1f} times that of before")
 
 
 @contextlib.contextmanager
@@ -57,6 +73,13 @@ def started(run: str) -> Iterator[int]:
                     break
         finally:
             server.terminate()
+
+
+def described(port: int) -> dict[str, Any]:
+    """What the server says of its run."""
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=120)) as connection:
+        connection.request("GET", "/v1/models")
+        return json.load(connection.getresponse())["data"][0]
 
 
 def mixed(about: dict[str, Any]) -> list[bytes]:
@@ -78,8 +101,12 @@ def load(port: int, bodies: list[bytes], clients: int, seconds: float) -> list[t
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
         turn = number
         while (now := time.monotonic()) < began + seconds:
+            wait = 0
             try:
-                status = ask(port, "POST", "/v1/chat/completions", bodies[turn % len(bodies)], connection)[0]
+                connection.request("POST", "/v1/chat/completions", bodies[turn % len(bodies)], {"content-type": "application/json"})
+                answer = connection.getresponse()
+                status, wait = answer.status, int(answer.headers.get("retry-after", 0))
+                answer.read()
             except OSError:
                 status = 0
                 connection.close()
@@ -87,6 +114,7 @@ def load(port: int, bodies: list[bytes], clients: int, seconds: float) -> list[t
             done = time.monotonic()
             if now >= began:
                 found.append((done - began, done - now, status))
+            time.sleep(wait)
         connection.close()
 
     threads = [threading.Thread(target=client, args=(number,)) for number in range(clients)]
@@ -97,17 +125,8 @@ def load(port: int, bodies: list[bytes], clients: int, seconds: float) -> list[t
     return found
 
 
-def ask(
-    port: int, method: str, path: str, body: bytes | None = None, connection: http.client.HTTPConnection | None = None
-) -> tuple[int, bytes]:
-    connection = connection or http.client.HTTPConnection("127.0.0.1", port, timeout=120)
-    connection.request(method, path, body, {"content-type": "application/json"})
-    answer = connection.getresponse()
-    return answer.status, answer.read()
-
-
-def report(found: list[tuple[float, float, int]], seconds: float) -> None:
-    """Print the figures."""
+def report(found: list[tuple[float, float, int]], seconds: float) -> float:
+    """Print the figures; returns the 99th percentile in seconds."""
     took = sorted(duration for _, duration, status in found if status == 200)
     errors = sum(status != 200 for _, _, status in found)
     if len(took) < 100:
@@ -117,6 +136,7 @@ def report(found: list[tuple[float, float, int]], seconds: float) -> None:
     print(f"answers {len(took)}, errors {errors}, throughput {len(took) / seconds:.1f}/s")
     print(f"p50 {1000 * cuts[49]:.0f} ms, p99 {1000 * cuts[98]:.0f} ms, p99/p50 {cuts[98] / cuts[49]:.1f}")
     print(f"throughput of the last sixth against the first: {100 * (last / max(1, first) - 1):+.1f} %")
+    return cuts[98]
 
 
 def encoded(data: bytes) -> str:
