@@ -6,6 +6,7 @@ import os
 import pty
 import re
 import select
+import signal
 import subprocess
 import sys
 import time
@@ -25,10 +26,11 @@ class Terminal:
     def __init__(self, command: list[str], env: dict[str, str]):
         self.child, self.handle = pty.fork()
         if self.child == 0:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # tests that run in the background inherit that Ctrl-C is ignored
             os.execvpe(command[0], command, env)
         self.seen = ""
 
-    def until(self, wanted: str, seconds: float = 240.0) -> str:
+    def until(self, wanted: str, seconds: float = 100.0) -> str:
         """What is shown until `wanted` stands there; that part is then forgotten."""
         end = time.monotonic() + seconds
         while wanted not in self.seen:
