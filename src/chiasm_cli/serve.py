@@ -20,7 +20,7 @@ def serve(
     api_key_file: Annotated[Path | None, typer.Option(help="A file with the API key that requests must have, one a line.")] = None,
     index: Annotated[Path | None, typer.Option(help="A folder that `chiasm index` wrote, for /v1/search.")] = None,
     slots: Annotated[int, typer.Option(help="Texts that are written at once.", min=1)] = 8,
-    waiting: Annotated[int, typer.Option(help="Requests that may wait; more are answered with 429.", min=1)] = 64,
+    waiting: Annotated[int, typer.Option(help="Requests that may wait; more are answered with 429.", min=1)] = 32,
     grace: Annotated[float, typer.Option(help="Seconds that begun requests have to end when the server is stopped.", min=0)] = 30.0,
 ) -> None:
     """Serve a run over HTTP (chat, embeddings, search, ...), in the form that OpenAI's clients speak, with a page to try it."""

@@ -69,7 +69,7 @@ class Pace:
 class Engine:
     """`slots`: texts written at once; `waiting`: requests that may wait besides (being read, or read and not begun)."""
 
-    def __init__(self, run: Any, *, slots: int = 8, waiting: int = 64):
+    def __init__(self, run: Any, *, slots: int = 8, waiting: int = 32):
         self.run, self.limit = run, waiting
         self.counters = Counters()
         self.ready = False  # after the warm-up

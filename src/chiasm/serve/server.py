@@ -39,7 +39,7 @@ class Settings:
     keys: tuple[bytes, ...] = ()
     index: Path | None = None
     slots: int = 8
-    waiting: int = 64
+    waiting: int = 32
     grace: float = GRACE
 
 
