@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from chiasm_cli.output import next_step, note, progress, result
+from chiasm_cli.output import note, page, progress
 
 
 def audit(
@@ -26,7 +26,6 @@ def audit(
 ) -> None:
     """Ask a model with each input as it is, shuffled and missing, and say which of them it uses."""
     import chiasm
-    from chiasm.evaluation.result import write_text
 
     kept = None if output is None else output.with_suffix(".answers.jsonl")
     found = chiasm.audit(
@@ -43,10 +42,4 @@ def audit(
         announce=note,
         progress=progress("asking"),
     )
-    if output is not None:
-        write_text(output, found.html())
-    result(found.to_json(), found.lines())
-    if output is None:
-        next_step("chiasm audit ... --output audit.html   for a page; of a URL, an audit that stopped then goes on where it was")
-    else:
-        next_step(f"open {output}")
+    page(found, output, "chiasm audit ... --output audit.html   for a page; of a URL, an audit that stopped then goes on where it was")

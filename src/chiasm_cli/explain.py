@@ -9,7 +9,7 @@ import typer
 
 from chiasm_cli.ask import given_parts
 from chiasm_cli.evaluate import Run
-from chiasm_cli.output import next_step, note, progress, result
+from chiasm_cli.output import page, progress
 
 
 def explain(
@@ -29,14 +29,6 @@ def explain(
     if not given:
         raise typer.BadParameter('nothing to explain; give what is asked, e.g. chiasm explain RUN --image FILE "what is there?"')
     import chiasm
-    from chiasm.evaluation.result import write_text
 
     found = chiasm.explain(chiasm.load(run), given, task=task, target=target, level=level, progress=progress("explaining"))
-    if output is not None:
-        write_text(output, found.html())
-    result(found.to_json(), found.lines())
-    if output is None:
-        next_step("chiasm explain ... --output why.html   for a page with the marks over the picture")
-    else:
-        note(f"wrote {output}")
-        next_step(f"open {output}")
+    page(found, output, "chiasm explain ... --output why.html   for a page with the marks over the picture")

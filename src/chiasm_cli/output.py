@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 settings = {"json": False, "debug": False}  # `--json` and `--debug`, which every command takes
@@ -70,3 +71,15 @@ def _cell(value: object) -> str:
 
 def _is_number(text: str) -> bool:
     return text.replace(".", "", 1).removeprefix("-").isdigit() or text in ("", "nan")
+
+
+def page(found: Any, output: Path | None, instead: str) -> None:
+    """A result that can also be a page: written where one is asked for, printed, and what to look at next (`instead`: without a page)."""
+    if output is not None:
+        from chiasm.evaluation.result import write_text
+
+        write_text(output, found.html())
+    result(found.to_json(), found.lines())
+    if output is not None:
+        note(f"wrote {output}")
+    next_step(instead if output is None else f"open {output}")

@@ -2,11 +2,14 @@
 
 import json
 import re
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from awkward_media import AWKWARD, KINDS, entries
 from chiasm import components
 from chiasm.media.audio import Audio
 from chiasm.media.image import Image
@@ -14,7 +17,6 @@ from chiasm.media.video import Video
 from chiasm.types import BadInput
 
 REPOSITORY = Path(__file__).parents[2]
-AWKWARD = REPOSITORY.parent / "shared" / "data" / "broken-media"
 DECODERS = re.compile(
     r"^\s*(?:import|from)\s+(PIL|av|soundfile|soxr|torchvision|torchaudio|torchcodec|imageio|cv2|librosa)\b", re.MULTILINE
 )
@@ -50,19 +52,9 @@ def opened_or_refused(gate, file):
 @pytest.mark.skipif(not AWKWARD.is_dir(), reason="the data folder is not here")
 def test_awkward_files():
     gates = {"image": Image(Image.Options(size=64)), "audio": Audio(), "video": Video(Video.Options(size=64))}
-    endings = {
-        ".jpg": "image",
-        ".png": "image",
-        ".gif": "image",
-        ".webp": "image",
-        ".tiff": "image",
-        ".wav": "audio",
-        ".flac": "audio",
-        ".mp4": "video",
-    }
     checked = 0
-    for entry in json.loads((AWKWARD / "manifest.json").read_text(encoding="utf-8")):
-        gate = gates.get(endings.get(Path(entry["file"]).suffix, ""))
+    for entry in entries():
+        gate = gates.get(KINDS.get(Path(entry["file"]).suffix, ""))
         if gate is None:
             continue
         checked += 1

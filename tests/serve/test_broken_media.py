@@ -2,33 +2,23 @@
 
 from __future__ import annotations
 
-import json
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
 from tiny_server import WORDS, audio, clip, image, png, video
 
-DATA = Path(__file__).parents[3] / "shared" / "data" / "broken-media"
+from awkward_media import AWKWARD, KINDS, entries
+
 PARTS = {"image": image, "audio": audio, "video": video}
-KINDS = {
-    ".jpg": "image",
-    ".png": "image",
-    ".gif": "image",
-    ".webp": "image",
-    ".tiff": "image",
-    ".wav": "audio",
-    ".flac": "audio",
-    ".mp4": "video",
-}
 
 
 def listed() -> list[tuple[str, str, str]]:
     """(file, modality, what is expected)."""
-    if not (DATA / "manifest.json").is_file():
-        return []
-    entries = json.loads((DATA / "manifest.json").read_text("utf-8"))
-    found = [(e["file"], KINDS.get(Path(e["file"]).suffix, "image"), e["expect"]) for e in entries]
+    found = [(e["file"], KINDS.get(Path(e["file"]).suffix, "image"), e["expect"]) for e in entries()]
     animated = [(file, "video", "ok") for file, _, _ in found if file.startswith("animated")]
     foreign = {file for file, _, _ in found if Path(file).suffix not in KINDS}  # tables and a pickle: no picture is in them
     return [(file, kind, "error" if file in foreign else expect) for file, kind, expect in found] + animated
@@ -37,7 +27,7 @@ def listed() -> list[tuple[str, str, str]]:
 @pytest.mark.skipif(not listed(), reason="the shared collection is not on this machine")
 @pytest.mark.parametrize(("file", "kind", "expect"), listed())
 def test_a_file(client, file, kind, expect):
-    found = client.chat(WORDS[0], PARTS[kind]((DATA / file).read_bytes()))
+    found = client.chat(WORDS[0], PARTS[kind]((AWKWARD / file).read_bytes()))
     if expect == "error":
         assert found.status == 400
     elif expect == "ok":
@@ -57,7 +47,7 @@ def test_all_of_them_at_once_do_not_reach_their_neighbours(client):
         bad, sound = [], []
         for place, (file, kind, expect) in enumerate(listed()):
             sound.append((place % 4, pool.submit(client.chat, *good[place % 4])))
-            bad.append((expect, pool.submit(client.chat, WORDS[0], PARTS[kind]((DATA / file).read_bytes()))))
+            bad.append((expect, pool.submit(client.chat, WORDS[0], PARTS[kind]((AWKWARD / file).read_bytes()))))
         assert [one.result().text for _, one in sound] == [alone[number] for number, _ in sound]
         assert all(one.result().status == 400 for expect, one in bad if expect == "error")
         assert {one.result().status for _, one in bad} == {200, 400}
