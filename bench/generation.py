@@ -6,7 +6,7 @@
 
 Prints the median over interleaved rounds of the ratio of process CPU time (theirs / ours, one thread). Every text must be the same.
 
-    python bench/generation.py [--rounds 5] [--width 256] [--layers 6] [--slots 8] [--only batch-1,batch-32,served]
+    python bench/generation.py [--rounds 5] [--width 256] [--layers 6] [--slots 8] [--only batch-1,batch-32,served] [--compile]
 """
 
 from __future__ import annotations
@@ -103,8 +103,8 @@ class Peer:
 class Own:
     """Our side: what is to be written in, texts out."""
 
-    def __init__(self, run: chiasm.Run, slots: int):
-        self.engine = Engine(run, slots=slots, waiting=10_000)
+    def __init__(self, run: chiasm.Run, slots: int, compiler: str):
+        self.engine = Engine(run, slots=slots, waiting=10_000, compiler=compiler)
 
     def side_by_side(self, rows: list[Any]) -> list[str]:
         """Prompts that were read, in the slots."""
@@ -163,14 +163,16 @@ def main() -> None:
     arguments.add_argument("--slots", type=int, default=8)
     arguments.add_argument("--requests", type=int, default=96)
     arguments.add_argument("--only", default="batch-1,batch-32,served")
+    arguments.add_argument("--compile", action="store_true", help="our step compiled, as `chiasm serve --compile` does")
     options = arguments.parse_args()
+    compiler = "inductor" if options.compile else ""
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         run, model = models(Path(folder), options.width, options.layers)
     peer, chosen = Peer(run, model), options.only.split(",")
     for size in (1, 32):
         if f"batch-{size}" in chosen:
-            own = Own(run, size)
+            own = Own(run, size, compiler)
             works = [Work({"question": " ".join(WORDS[i : i + 16])}, max_new_tokens=TOKENS) for i in range(size)]
             prompts, limits = peer.prompts(works), [TOKENS] * size
             measured(
@@ -181,8 +183,10 @@ def main() -> None:
                 options.rounds,
             )
     if "served" in chosen:
-        own, works = Own(run, options.slots), load(options.requests, 0)
+        own, works = Own(run, options.slots, compiler), load(options.requests, 0)
         own.engine.start()
+        while not own.engine.ready:
+            time.sleep(0.1)
         prompts, limits = peer.prompts(works), [work.max_new_tokens or 0 for work in works]
         for title, theirs in (("static", peer.static), ("continuous", peer.continuous)):
             measured(

@@ -1,6 +1,6 @@
 """How a server holds under load: a closed loop of clients that ask in words, pictures and sounds; prints latencies, errors, throughput.
 
-    python bench/serving.py RUN [--clients 32] [--seconds 60] [--port 8000] [--overload]
+    python bench/serving.py RUN [--clients 32] [--seconds 60] [--port 8000] [--overload] [--compile]
 
 --overload then lets ten times as many clients come, who wait as long as a refusal tells them to, and after that as many as before.
 Starts `chiasm serve RUN` itself, or asks the one that runs at --port. The first and the last sixth of the time are compared, which shows
@@ -10,6 +10,7 @@ whether it slows down. Every client waits for its answer before it asks again.
 from __future__ import annotations
 
 import argparse
+import asyncio
 import base64
 import contextlib
 import http.client
@@ -21,7 +22,6 @@ import statistics
 import struct
 import subprocess
 import sys
-import threading
 import time
 import wave
 import zlib
@@ -38,9 +38,10 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--port", type=int, default=0, help="of a server that runs already")
     parser.add_argument("--overload", action="store_true", help="then ten times as many clients, and as many as before again")
+    parser.add_argument("--compile", action="store_true", help="start the server with --compile")
     options = parser.parse_args()
     with contextlib.ExitStack() as stack:
-        port = options.port or stack.enter_context(started(options.run))
+        port = options.port or stack.enter_context(started(options.run, *(["--compile"] if options.compile else [])))
         about = described(port)
         bodies = mixed(about)
         print(f"{about['id']}: {options.clients} clients, {options.seconds:g} s, {len(bodies)} kinds of request, {os.cpu_count()} cores")
@@ -62,9 +63,9 @@ def overload(port: int, bodies: list[bytes], clients: int, seconds: float, held:
 
 
 @contextlib.contextmanager
-def started(run: str) -> Iterator[int]:
+def started(run: str, *more: str) -> Iterator[int]:
     """A server for the run on a free port."""
-    command = [sys.executable, "-m", "chiasm_cli", "serve", run, "--port", "0"]
+    command = [sys.executable, "-m", "chiasm_cli", "serve", run, "--port", "0", *more]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         try:
             for line in server.stdout or ():
@@ -94,35 +95,64 @@ def mixed(about: dict[str, Any]) -> list[bytes]:
 
 def load(port: int, bodies: list[bytes], clients: int, seconds: float) -> list[tuple[float, float, int]]:
     """(when it was answered, how long that took, status) of each request after the warm-up."""
+    return asyncio.run(all_of(port, [request(body) for body in bodies], clients, seconds))
+
+
+async def all_of(port: int, requests: list[bytes], clients: int, seconds: float) -> list[tuple[float, float, int]]:
     found: list[tuple[float, float, int]] = []
     began = time.monotonic() + WARM_UP
-
-    def client(number: int) -> None:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
-        turn = number
-        while (now := time.monotonic()) < began + seconds:
-            wait = 0
-            try:
-                connection.request("POST", "/v1/chat/completions", bodies[turn % len(bodies)], {"content-type": "application/json"})
-                answer = connection.getresponse()
-                status, wait = answer.status, int(answer.headers.get("retry-after", 0))
-                answer.read()
-            except OSError:
-                status = 0
-                connection.close()
-            turn += 1
-            done = time.monotonic()
-            if now >= began:
-                found.append((done - began, done - now, status))
-            time.sleep(wait)
-        connection.close()
-
-    threads = [threading.Thread(target=client, args=(number,)) for number in range(clients)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    await asyncio.gather(*(client(port, number, requests, (began, began + seconds), found) for number in range(clients)))
     return found
+
+
+async def client(port: int, number: int, requests: list[bytes], span: tuple[float, float], found: list[tuple[float, float, int]]) -> None:
+    """Asks one request after the other; where it is refused, it waits as long as it is told to."""
+    began, ends = span
+    loop, line, turn = asyncio.get_running_loop(), None, number
+    await asyncio.sleep(number * 0.001)  # they do not all come in the same moment
+    while (now := time.monotonic()) < ends:
+        if line is None or line.closed:
+            _, line = await loop.create_connection(Line, "127.0.0.1", port)
+        status, wait = await line.ask(requests[turn % len(requests)])
+        turn += 1
+        done = time.monotonic()
+        if now >= began:
+            found.append((done - began, done - now, status))
+        await asyncio.sleep(wait)
+    if line is not None:
+        line.transport.close()
+
+
+class Line(asyncio.Protocol):
+    """A connection that asks, and reads no more of an answer than its status and how long to wait: the machine is the server's."""
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport, self.closed, self.held = transport, False, b""
+
+    def ask(self, data: bytes) -> asyncio.Future[tuple[int, int]]:
+        """(status, seconds to wait); status 0 where the connection ends."""
+        self.answer: asyncio.Future[tuple[int, int]] = asyncio.get_running_loop().create_future()
+        self.transport.write(data)
+        return self.answer
+
+    def data_received(self, data: bytes) -> None:
+        self.held += data
+        head, end, body = self.held.partition(b"\r\n\r\n")
+        headers = dict(line.lower().split(b": ", 1) for line in head.split(b"\r\n")[1:])
+        if end and len(body) >= int(headers[b"content-length"]):
+            self.held = b""
+            self.closed = headers.get(b"connection") == b"close"
+            self.answer.set_result((int(head.split()[1]), int(headers.get(b"retry-after", 0))))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.closed = True
+        if not self.answer.done():
+            self.answer.set_result((0, 0))
+
+
+def request(body: bytes) -> bytes:
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: bench\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+    return head.encode() + body
 
 
 def report(found: list[tuple[float, float, int]], seconds: float) -> float:

@@ -276,6 +276,63 @@ def test_calls_run_between_steps(engine: Engine):
     assert engine.counters.calls == 2
 
 
+def test_a_long_call_lets_the_others_in(engine: Engine):
+    """What is asked while it runs is answered before it ends, with the same text; the call goes on where it was."""
+    begun, until = threading.Event(), time.monotonic() + 60
+
+    def long() -> bool:
+        begun.set()
+        while engine.counters.finished == finished and time.monotonic() < until:
+            engine.breathe()
+        return engine.counters.finished > finished
+
+    async def both() -> tuple[Any, bool]:
+        call = asyncio.ensure_future(engine.call(long))
+        await asyncio.to_thread(begun.wait)
+        result = await (await engine.submit(Work(parts(0), "answer", max_new_tokens=12))).result()
+        return result, await call
+
+    alone = asyncio.run(answered(engine, Work(parts(0), "answer", max_new_tokens=12)))[0]
+    finished = engine.counters.finished
+    result, let_in = asyncio.run(both())
+    assert result.prediction.output == alone.prediction.output and let_in
+
+
+def test_a_call_that_nobody_waits_for_ends(engine: Engine):
+    passes = 0
+
+    def endless() -> None:
+        nonlocal passes
+        while True:
+            passes += 1
+            engine.breathe()
+
+    async def leave() -> None:
+        call = asyncio.ensure_future(engine.call(endless))
+        await until(lambda: passes > 3)
+        call.cancel()
+        await until(lambda: not engine.active)
+
+    asyncio.run(leave())
+    last = passes
+    assert asyncio.run(answered(engine, Work(parts(0), "answer")))[0].prediction.output and passes == last
+
+
+def test_who_is_refused_comes_back_the_later_the_more_there_are():
+    engine = Engine(tiny_run("hybrid"), slots=1, waiting=2)
+    engine._pace.note(10.0, 10)  # about a second for each
+
+    async def refusals() -> list[int]:
+        for i in range(2):
+            await engine.submit(Work(parts(i), "answer"))
+        found = await asyncio.gather(*(engine.submit(Work(parts(i), "answer")) for i in range(20)), return_exceptions=True)
+        return [one.retry_after for one in found if isinstance(one, Busy)]
+
+    seconds = asyncio.run(refusals())
+    assert len(seconds) == 20 == engine.counters.refused
+    assert seconds == sorted(seconds) and seconds[-1] >= seconds[0] + 10
+
+
 def test_drain_finishes_what_was_accepted(engine: Engine):
     async def close() -> tuple[list[Any], Any, bool]:
         tickets = [await engine.submit(Work(parts(i), "answer", max_new_tokens=20)) for i in range(10)]

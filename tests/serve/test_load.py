@@ -65,6 +65,25 @@ def test_overload_is_refused_at_once_and_passes(run):
         assert f"chiasm_engine_refused_total {sum(one.status == 429 for one in found)}\n" in shown
 
 
+def test_where_no_more_fit_nothing_is_parsed(run):
+    """A body that would be refused for what is in it is refused for want of room; a large one is not even read."""
+    with running(run, slots=1, waiting=1) as client, slowed(run, 0.05), ThreadPoolExecutor(2) as pool:
+        engine, full = client.service.engine, []
+        for there in (lambda: engine.active and not engine.waiting, lambda: engine.waiting == 1):
+            full.append(pool.submit(client.chat, WORDS[0], max_tokens=LONG))
+            wait_for(there)
+        found = client.post("/v1/chat/completions", b"{nonsense")
+        assert found.status == 429 and int(found.headers["retry-after"]) >= 1 and "connection" not in found.headers
+        head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ncontent-length: 1000000\r\n\r\n"
+        answer = closing(opened(client, head))
+        assert b"HTTP/1.1 429" in answer and b"connection: close" in answer and b"retry-after" in answer
+        assert client.get("/v1/models").status == 200
+        shown = client.get("/metrics").body.decode()
+        assert 'chiasm_http_requests_total{method="POST",route="/v1/chat/completions",status="429"} 2\n' in shown
+        assert [one.result().status for one in full] == [200, 200]
+        assert client.post("/v1/chat/completions", b"{nonsense").status == 400
+
+
 # ---- those who leave
 
 
@@ -120,10 +139,11 @@ def closing(connection: socket.socket) -> bytes:
     return found
 
 
-def test_slow_requests_are_let_go(run):
+@pytest.mark.parametrize("sockets", [60, pytest.param(500, marks=pytest.mark.slow)])
+def test_slow_requests_are_let_go(run, sockets):
     head, _, body = payload(False).partition(b"\r\n\r\n")
-    with running(run, deadline=0.5) as client:
-        silent = [opened(client, b"") for _ in range(60)]
+    with running(run, deadline=0.5 if sockets < 100 else 3.0) as client:
+        silent = [opened(client, b"") for _ in range(sockets)]
         slow_head = opened(client, head[:20])
         slow_body = opened(client, head + b"\r\n\r\n" + body[:5])
         second = opened(client, payload(False, tokens=1))

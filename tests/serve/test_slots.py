@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch._dynamo.utils import counters
 
 sys.path.insert(0, str(Path(__file__).parent))
 from tiny_engine import Desk, parts, tiny_run
@@ -43,6 +44,29 @@ def test_a_text_is_what_it_is_alone(fusion: str, backbone: str):
             assert found.completion_tokens == min(limit, lone.completion_tokens)
             assert lone.prediction.output.startswith(found.prediction.output)
             assert found.prompt_tokens == lone.prompt_tokens
+
+
+COMPILED = [("hybrid", "eager"), *(pytest.param(fusion, "inductor", marks=pytest.mark.slow) for fusion in ALL if fusion != "none")]
+
+
+@pytest.mark.parametrize(("fusion", "compiler"), COMPILED)
+@pytest.mark.filterwarnings("ignore")  # of torch's compiler about itself
+def test_a_compiled_step_writes_the_same(fusion: str, compiler: str):
+    """In one graph, which serves all sizes that come: nothing is compiled after the warm-up."""
+    run = tiny_run(fusion)
+    given, lengths = [parts(i) for i in range(12)], [6, 2, 5, 1, 20, 3, 4, 6, 2, 9, 7, 3]
+    alone = [Desk(run, 1).finish([Desk(run).row(g, max_new_tokens=n)])[0] for g, n in zip(given, lengths, strict=True)]
+    torch._dynamo.reset()
+    counters.clear()
+    desk = Desk(run, 4, compiler=compiler)
+    desk.engine.slots = desk.slots
+    desk.engine._warm_up()
+    graphs = counters["stats"]["unique_graphs"]
+    assert graphs >= 2 and not counters["graph_break"]
+    rows = [desk.row(g, max_new_tokens=n) for g, n in zip(given, lengths, strict=True)]
+    for (found, logits), (lone, reference) in zip(desk.finish(rows, at_once=2), alone, strict=True):
+        assert found.prediction.output == lone.prediction.output and worst(logits, reference) <= 1e-5
+    assert counters["stats"]["unique_graphs"] == graphs
 
 
 def test_a_hundred_texts_are_equal():

@@ -72,10 +72,10 @@ class Recording(Slots):
 class Desk:
     """An engine without its thread: rows are read, admitted and stepped by hand."""
 
-    def __init__(self, run: chiasm.Run, size: int = 8):
+    def __init__(self, run: chiasm.Run, size: int = 8, compiler: str = ""):
         self.run = run
-        self.engine = Engine(run, slots=size)
-        self.slots = Recording(run.model, self.engine._collate, size)
+        self.engine = Engine(run, slots=size, compiler=compiler)
+        self.slots = Recording(run.model, self.engine._collate, size, compiler=compiler)
 
     def row(self, given: Any, task: str = "answer", **settings: Any) -> Row:
         return self.engine._read(Work(given, task, **settings))

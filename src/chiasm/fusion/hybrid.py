@@ -49,13 +49,14 @@ class Hybrid(Fusion):
         self.parts = nn.ModuleList(parts)
         self.inputs = tuple(dict.fromkeys(name for part in parts for name in part.inputs))
         self.interacts = any(part.interacts for part in parts)
+        self.meets = [frozenset(part.layers) for part in parts]
         self.order_free = all(part.order_free for part in parts)
         self.votes = any(part.votes for part in parts)
         self.unstable = SHUT if self.votes and any(part.gates() for part in parts) else ""
 
     @property
     def layers(self) -> list[int]:
-        return sorted({layer for part in self.parts for layer in part.layers})
+        return sorted(frozenset().union(*self.meets))
 
     @classmethod
     def scatters(cls, options: Any, inputs: Sequence[str]) -> tuple[str, ...]:
@@ -79,28 +80,28 @@ class Hybrid(Fusion):
         return text
 
     def memory(self, streams: Streams, step: Step) -> Tokens | None:
-        found = [m for i, part in enumerate(self.parts) if (m := part.memory(own(streams, i), step)) is not None]
+        each = [part.memory(own(streams, i), step) for i, part in enumerate(self.parts)]
+        found = [memory for memory in each if memory is not None]
         if len(found) > 1:
             raise RecipeError("fusion.parts: only one part can use the backbone's own cross-attention; give it all those inputs")
         return found[0] if found else None
 
     def between(self, layer: int, text: Tokens, streams: Streams, step: Step) -> tuple[Tokens, Streams]:
         for i, part in enumerate(self.parts):
-            if layer in part.layers:
+            if layer in self.meets[i]:
                 text, changed = part.between(layer, text, own(streams, i), step)
                 streams = {**streams, **{f"{i}/{name}": tokens for name, tokens in changed.items()}}
         return text, streams
 
     def after(self, text: Tokens, streams: Streams, step: Step) -> Fused:
-        fused = Fused({})
+        branches: dict[str, Tokens] = {}
+        mix, aux = None, {}
         for i, part in enumerate(self.parts):
             result = part.after(text, own(streams, i), step)
             text = result.branches.get("text", text)
-            fused.branches |= result.branches
-            fused.mix = result.mix if result.mix is not None else fused.mix
-            fused.aux |= result.aux
-        fused.branches["text"] = text
-        return fused
+            branches, aux = {**branches, **result.branches}, {**aux, **result.aux}
+            mix = mix if result.mix is None else result.mix
+        return Fused({**branches, "text": text}, mix=mix, aux=aux)
 
     def gates(self) -> list[Tensor]:
         return [gate for part in self.parts for gate in part.gates()]

@@ -28,21 +28,23 @@ def make_app(shared: Service, *, keys: Sequence[bytes] = ()) -> App:
     inner = make_routes(shared)
 
     def count(scope: Scope, status: int, seconds: float) -> None:
-        route = scope.get("route")
-        shared.counts.request(method_of(scope), getattr(route, "path", "other"), status, seconds)
+        plain = scope["path"] if scope["path"] in inner.state.paths else "other"  # of what was refused before it met its route
+        shared.counts.request(method_of(scope), getattr(scope.get("route"), "path", plain), status, seconds)
 
     def report(name: str, error: BaseException) -> None:
         log.error("request %s failed: %s: %s", name, type(error).__name__, errors.clean(str(error)), exc_info=error)
 
-    return Identified(Guarded(Limited(inner, limits=shared.limits), keys=keys), count=count, log=report)
+    return Identified(Guarded(Limited(inner, limits=shared.limits, check_room=shared.check_room), keys=keys), count=count, log=report)
 
 
 def make_routes(shared: Service) -> FastAPI:
     """The routes alone, each module of `serve.routes` with a `router`."""
     app = FastAPI(title="Chiasm", description=ABOUT, version="1", docs_url=None, redoc_url=None, redirect_slashes=False)
-    app.state.service = shared
+    app.state.service, app.state.paths = shared, set()
     for module in sorted(found.name for found in pkgutil.iter_modules(routes.__path__)):
-        app.include_router(importlib.import_module(f"{routes.__name__}.{module}").router)
+        router = importlib.import_module(f"{routes.__name__}.{module}").router
+        app.include_router(router)
+        app.state.paths |= {route.path for route in router.routes}
     handlers: list[Any] = [errors.Refused, ChiasmError, Busy, Stopped, Failed, RequestValidationError, HTTPException, Exception]
     for kind in handlers:
         app.add_exception_handler(kind, errors.handle)

@@ -1,7 +1,8 @@
 """The engine: one thread that runs the model, fed by a few that decode media and read prompts, asked from any event loop.
 
 Between two forward steps it takes in what came in the meantime: a call, a micro-batch of rows of a task that does not write, texts for the
-slots that are free. What waits is bounded; what cannot be used is refused before it waits.
+slots that are free. A long call lets the others in between two of its own passes. What waits is bounded; what cannot be used is refused
+before it waits.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from threading import Condition, Lock, Thread
 from typing import Any
 
@@ -24,11 +25,12 @@ from chiasm.serve.batches import Row, answer, failure
 from chiasm.serve.settings import Settings
 from chiasm.serve.slots import Slots
 from chiasm.serve.work import Busy, Stopped, Ticket, Work
-from chiasm.types import BadInput, StepBatches
+from chiasm.types import BadInput, ChiasmError, StepBatches
 
 READERS = 2  # threads that decode media and read prompts
 AT_ONCE = 32  # rows of a micro-batch
 LONGEST_WAIT = 60  # seconds that Busy asks for at most
+MOST_AWAY = 10_000  # refused requests that are remembered
 
 
 @dataclass(slots=True)
@@ -66,18 +68,32 @@ class Pace:
         self.busy, self.done = self.busy + seconds, self.done + finished
 
 
-class Engine:
-    """`slots`: texts written at once; `waiting`: requests that may wait besides (being read, or read and not begun)."""
+@dataclass(slots=True, eq=False)
+class Call:
+    """A function that runs on the model's thread."""
 
-    def __init__(self, run: Any, *, slots: int = 8, waiting: int = 32):
+    function: Callable[[], Any]
+    future: Future[Any] = field(default_factory=Future)
+    left: bool = False  # whoever asked is gone
+    passed: float = 0.0  # when its present pass began
+
+
+class Engine:
+    """`slots`: texts written at once; `waiting`: requests that may wait besides (being read, or read and not begun); `compiler`:
+    torch.compile's backend for the step that writes a token of every text, which the warm-up then compiles; none if empty."""
+
+    def __init__(self, run: Any, *, slots: int = 8, waiting: int = 32, compiler: str = ""):
         self.run, self.limit = run, waiting
         self.counters = Counters()
         self.ready = False  # after the warm-up
         self.error = ""  # why the warm-up failed, if it did
-        self.slots = Slots(run.model, self._collate, slots, self.counters.forward)
+        self.slots = Slots(run.model, self._collate, slots, self.counters.forward, compiler=compiler)
+        self.compiler = compiler
         self._rows: deque[Row] = deque()
-        self._calls: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
+        self._calls: deque[Call] = deque()
+        self._call: Call | None = None  # that runs
         self._changed = Condition()
+        self._away: deque[float] = deque(maxlen=MOST_AWAY)  # when those who were refused come back
         self._reserved = 0  # accepted, being read
         self._active = 0
         self._draining = self._stopping = False
@@ -97,6 +113,19 @@ class Engine:
     def active(self) -> int:
         """Requests that the model works on."""
         return self._active
+
+    def check_room(self) -> None:
+        """Raises Busy where one more request would have to be refused."""
+        if self.waiting < self.limit:
+            return
+        self.counters.refused += 1
+        now = time.monotonic()
+        while self._away and self._away[0] < now:
+            self._away.popleft()
+        ahead = self.waiting + len(self._away)  # who was told to come back is ahead, as if the queue went on outside
+        seconds = min(LONGEST_WAIT, max(1, math.ceil(ahead * self._pace.seconds)))
+        self._away.append(now + seconds)
+        raise Busy(seconds)
 
     def start(self) -> Engine:
         """Begin, with a warm-up; `ready` is True from then on. Work may be submitted at once."""
@@ -122,14 +151,35 @@ class Engine:
         return row.ticket
 
     async def call(self, function: Callable[[], Any]) -> Any:
-        """What `function` returns, run on the model's thread between two steps. Raises Busy, Stopped, and what it raises."""
-        future: Future[Any] = Future()
+        """What `function` returns, run on the model's thread between two steps; nothing else is read meanwhile. One that takes many passes
+        calls `breathe` between them. Raises Busy, Stopped, and what it raises."""
+        call = Call(function)
         self._reserve()
         with self._changed:
             self._reserved -= 1
-            self._calls.append((function, future))
+            self._calls.append(call)
             self._changed.notify()
-        return await asyncio.wrap_future(future)
+        try:
+            return await asyncio.wrap_future(call.future)
+        except asyncio.CancelledError:
+            call.left = True
+            raise
+
+    def breathe(self, *_: Any) -> None:
+        """For a call, between two of its passes: the others get as much of the model's time as the last pass took, if they need it.
+        Raises Stopped where the call is no longer wanted."""
+        call = self._call
+        assert call is not None
+        until = 2 * time.perf_counter() - call.passed
+        self._reading.release()
+        try:
+            while not (self._stopping or call.left) and self._serve_once() and time.perf_counter() < until:
+                pass
+        finally:
+            self._reading.acquire()
+        if self._stopping or call.left:
+            raise Stopped("the server stopped before this call was done")
+        call.passed = time.perf_counter()
 
     def drain(self, seconds: float) -> bool:
         """Take no more work and finish what was accepted; whether that was done in time."""
@@ -159,9 +209,7 @@ class Engine:
         with self._changed:
             if self._draining:
                 raise Stopped(f"the model cannot be run: {self.error}" if self.error else "the server takes no more requests")
-            if self.waiting >= self.limit:
-                self.counters.refused += 1
-                raise Busy(min(LONGEST_WAIT, max(1, math.ceil(self.waiting * self._pace.seconds))))
+            self.check_room()
             self._reserved += 1
 
     def _read(self, work: Work) -> Row:
@@ -199,18 +247,28 @@ class Engine:
         self._abandon()
 
     def _turn(self) -> bool:
-        """One round of what is to do, each kind of it once: a call, a micro-batch, texts for free slots, a step; False at the end."""
+        """Wait for something to do, and do one round of it: a call, then `_serve_once`; False at the end."""
         with self._changed:
             self._changed.notify_all()  # drain may be waiting
             self._changed.wait_for(lambda: self._rows or self._calls or self._stopping or self.slots.rows)
             if self._stopping:
                 return False
             call = self._calls.popleft() if self._calls else None
-            batch, texts = self._take()
-            self._active = len(self.slots.rows) + len(texts) + len(batch)
+            self._active = len(self.slots.rows) + (call is not None)
         start, finished = time.perf_counter(), self.counters.finished
         if call is not None:
-            self._run_call(*call)
+            self._run_call(call)
+        self._serve_once()
+        self._pace.note(time.perf_counter() - start, self.counters.finished - finished)
+        return True
+
+    def _serve_once(self) -> bool:
+        """A micro-batch, texts for free slots and a step of all slots, each where there is one; whether there was any."""
+        with self._changed:
+            batch, texts = self._take()
+            self._active = len(self.slots.rows) + len(texts) + len(batch) + (self._call is not None)
+        if not (batch or texts or self.slots.rows):
+            return False
         try:
             if batch:
                 self.counters.forward(len(batch))
@@ -224,8 +282,7 @@ class Engine:
                 row.ticket.finish(failure(error))
             self.slots.clear()
         self.counters.tokens = self.slots.tokens
-        self._active = len(self.slots.rows)
-        self._pace.note(time.perf_counter() - start, self.counters.finished - finished)
+        self._active = len(self.slots.rows) + (self._call is not None)
         return True
 
     def _take(self) -> tuple[list[Row], list[Row]]:
@@ -245,17 +302,22 @@ class Engine:
         self._rows = left
         return batch, texts
 
-    def _run_call(self, function: Callable[[], Any], future: Future[Any]) -> None:
+    def _run_call(self, call: Call) -> None:
         self.counters.calls += 1
-        if not future.set_running_or_notify_cancel():
+        if not call.future.set_running_or_notify_cancel():
             return
+        self._call, call.passed = call, time.perf_counter()
         try:
-            future.set_result(function())
+            with self._reading:
+                found = call.function()
+            call.future.set_result(found)
         except BaseException as error:  # noqa: BLE001 (it is the caller's)
-            future.set_exception(error)
+            call.future.set_exception(error)
+        finally:
+            self._call = None
 
     def _warm_up(self) -> None:
-        """One real forward of the first task: blank media, one word of text."""
+        """One real forward of the first task: blank media, one word of text. Where the step is compiled, that too."""
         blank: dict[str, Any] = {
             "text": "a",
             "image": np.zeros((32, 32, 3), np.uint8),
@@ -269,15 +331,36 @@ class Engine:
             step = Collator([task], self.run.processor, unlabelled=True, empty=True)(opened)
         for batch in step.to(self.run.model.device).batches:
             task.predict(self.run.model, batch, self.run.model.encode(step.pool))
+        if self.compiler and self.slots.able and task.writes:
+            self._compile(Work(parts, task.name, max_new_tokens=4, temperature=0.0))
+
+    def _compile(self, work: Work) -> None:
+        """Write texts alone and side by side, which are compiled apart; of several lengths, and without one input or another, so that the
+        sizes are left open."""
+        media = [name for name, value in work.parts.items() if not isinstance(value, str)]
+        longer = {name: value if name in media else f"{value} {value}" for name, value in work.parts.items()}
+        rows = [work.parts, longer, *({n: v for n, v in work.parts.items() if n != name} for name in media)]
+        works = [replace(work, parts=parts) for parts in rows if parts]
+        for group in (*([one] for one in works), works, works[::-1]):
+            read = []
+            for one in group[: self.slots.size]:
+                with suppress(ChiasmError):  # the task cannot do without that input
+                    read.append(self._read(one))
+            self.slots.admit(read)
+            while self.slots.rows:
+                self.slots.step()
+            for row in read:
+                row.ticket.wait(0)  # raises what went wrong
+        self.slots.compile_no_more()
 
     def _abandon(self) -> None:
         """Tell whoever still waits that nothing comes."""
         with self._changed:
             for row in (*self._rows, *self.slots.rows):
                 row.ticket.finish(Stopped("the server stopped before this request was answered"))
-            for _, future in self._calls:
+            for call in self._calls:
                 with suppress(InvalidStateError):
-                    future.set_exception(Stopped("the server stopped before this call was made"))
+                    call.future.set_exception(Stopped("the server stopped before this call was made"))
             self._rows.clear()
             self._calls.clear()
             self.slots.clear()

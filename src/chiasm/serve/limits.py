@@ -27,6 +27,7 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 MEGABYTE = 1 << 20
+SHORT = 64 << 10  # bytes of a body that are read sooner than a new connection is made
 OPEN_PATHS = frozenset({"/health/live"})
 PLAIN_ID = re.compile(r"[\w.:-]{1,100}")
 TOKENS = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|["\[\]{},:]|NaN|Infinity', re.DOTALL)  # possessive: never looked at twice
@@ -119,10 +120,11 @@ class Guarded:
 
 
 class Limited:
-    """Reads the body of a request under its limits, and hands it on whole."""
+    """Reads the body of a request under its limits, and hands it on whole. `check_room` raises Refused where the model has no time for it:
+    before a large body is read, and before any is parsed."""
 
-    def __init__(self, app: App, *, limits: Limits):
-        self.app, self.limits, self.held = app, limits, 0
+    def __init__(self, app: App, *, limits: Limits, check_room: Callable[[], None] = lambda: None):
+        self.app, self.limits, self.check_room, self.held = app, limits, check_room, 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["method"] in ("GET", "HEAD", "OPTIONS"):
@@ -152,6 +154,7 @@ class Limited:
                     break
             whole = b"".join(chunks)
             chunks.clear()
+            self.check_room()
             check_json(whole, self.limits)
             await self.app(scope, replay(whole, receive), send)
         finally:
@@ -168,6 +171,12 @@ class Limited:
         kind = header(scope, b"content-type").partition(b";")[0].strip().lower()
         if unread and kind != b"application/json":
             raise Refused(415, "send JSON, with the header content-type: application/json", headers=unread)
+        if unread and (not length or int(length) > SHORT):
+            try:
+                self.check_room()
+            except Refused as error:
+                error.headers |= unread
+                raise
 
 
 def header(scope: Scope, name: bytes) -> bytes:

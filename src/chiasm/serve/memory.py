@@ -27,12 +27,9 @@ class Window:
 
     def __init__(self, slots: int):
         self.slots, self.end, self.lengths = slots, 0, []
+        self.width = 0  # of the longest
         self.layers: list[Layer] = []
         self.mask = torch.zeros(slots, 0, dtype=torch.bool)
-
-    @property
-    def width(self) -> int:
-        return max(self.lengths, default=0)
 
     @property
     def begin(self) -> int:
@@ -64,12 +61,12 @@ class Window:
                 buffer[rows] = 0  # hidden, but a NaN there would not be
                 buffer[rows, :, columns] = given[chosen]
         starts = mask[chosen].int().argmax(1).tolist()
-        self.lengths += [length - start for start in starts]
+        self._measure(self.lengths + [length - start for start in starts])
 
     def advance(self) -> None:
         """A step wrote the column behind the window: it is part of it now."""
         self.end += 1
-        self.lengths = [length + 1 for length in self.lengths]
+        self._measure([length + 1 for length in self.lengths])
 
     def remove(self, row: int) -> None:
         last = len(self.lengths) - 1
@@ -78,12 +75,15 @@ class Window:
             for layer in self.layers:
                 layer.all_keys[row], layer.all_values[row] = layer.all_keys[last], layer.all_values[last]
         self.lengths[row] = self.lengths[last]
-        self.lengths.pop()
+        self._measure(self.lengths[:last])
 
     def cache(self, *, reads: bool) -> Cache:
         """As the backbone takes it; one that reads beside writing (GPT-2 with cross-attention) also keeps what it reads there."""
         own = Cache(layers=list(self.layers))
         return EncoderDecoderCache(own, DynamicCache()) if reads else own
+
+    def _measure(self, lengths: list[int]) -> None:
+        self.lengths, self.width = lengths, max(lengths, default=0)
 
     def _move(self, end: int) -> None:
         """Let the window end ahead of column `end`, with as much room behind it."""
@@ -184,7 +184,7 @@ def mapped(value: Any, change: Callable[[Tensor], Any], seen: dict[int, Any] | N
         return type(value)(mapped(part, change, seen) for part in value)
     if isinstance(value, Tokens):
         assert value.share is None, "rows of a bank share no units"
-        seen[id(value)] = copy = Tokens(value.values, value.mask, grid=value.grid)
+        seen[id(value)] = copy = Tokens(value.values, value.mask)  # without a grid, which no step looks at
         copy.values, copy.mask, copy.item = (mapped(part, change, seen) for part in (value.values, value.mask, value.item))
         copy.memo = mapped(value.memo, change, seen)
         return copy

@@ -19,6 +19,7 @@ from typing import Any
 import uvicorn
 
 from chiasm.run import load
+from chiasm.serve import errors
 from chiasm.serve.app import make_app
 from chiasm.serve.engine import Engine
 from chiasm.serve.protocol import TimedProtocol
@@ -41,6 +42,7 @@ class Settings:
     slots: int = 8
     waiting: int = 32
     grace: float = GRACE
+    compile: bool = False
 
 
 def read_keys(file: Path) -> tuple[bytes, ...]:
@@ -87,11 +89,14 @@ def load_into(shared: Service, settings: Settings, server: Server, say: Callable
         run = load(settings.folder)
         if settings.index is not None:
             shared.index = open_index(settings.index)
-        engine = Engine(run, slots=settings.slots, waiting=settings.waiting)
+        engine = Engine(run, slots=settings.slots, waiting=settings.waiting, compiler="inductor" if settings.compile else "")
         shared.run, shared.engine = run, engine
         engine.start()
-        while not engine.ready and not server.should_exit:
+        while not (engine.ready or engine.error or server.should_exit):
             server.pause.wait(0.02)
+        if engine.error:
+            hint = "; serve it without --compile" if settings.compile else ""
+            raise ChiasmError(f"{settings.folder}: the model cannot be run: {errors.clean(engine.error)}{hint}")
         if engine.ready:
             say(greeting(shared, settings, server.port))
     except ChiasmError as error:

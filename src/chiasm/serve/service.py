@@ -16,9 +16,9 @@ from typing import Any, Literal, TypeVar
 from starlette.requests import ClientDisconnect, Request
 
 from chiasm.components import did_you_mean
-from chiasm.serve.errors import Refused, log
+from chiasm.serve.errors import Refused, log, refusal
 from chiasm.serve.limits import Limits
-from chiasm.serve.work import Finished
+from chiasm.serve.work import Busy, Finished
 
 __all__ = ["BUCKETS", "Counts", "Service", "log", "service", "unless_gone"]
 
@@ -98,15 +98,18 @@ class Service:
             raise Refused(404, message, param="model", code="model_not_found")
         return self.run
 
+    def check_room(self) -> None:
+        """Raises Refused where the engine would refuse one more request."""
+        try:
+            if self.engine is not None:
+                self.engine.check_room()
+        except Busy as error:
+            raise refusal(error) from None
+
     async def called(self, function: Any) -> Any:
-        """What `function` returns, run on the model's thread; the readers' tokenizer is its own meanwhile."""
+        """What `function` returns, run on the model's thread."""
         self.open_run(None)
-
-        def alone() -> Any:
-            with self.engine._reading:
-                return function()
-
-        return await self.engine.call(alone)
+        return await self.engine.call(function)
 
 
 def service(request: Request) -> Service:

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
@@ -43,10 +44,12 @@ def can_write(model: Any) -> bool:
 
 
 class Slots:
-    """`size` texts at once. `count` is told the rows of every forward."""
+    """`size` texts at once. `count` is told the rows of every forward. `compiler`: torch.compile's backend for the step, none if empty."""
 
-    def __init__(self, model: Any, collate: Collate, size: int, count: Callable[[int], None] = lambda rows: None):
+    def __init__(self, model: Any, collate: Collate, size: int, count: Callable[[int], None] = lambda rows: None, *, compiler: str = ""):
         self.model, self.collate, self.size, self.count = model, collate, size, count
+        self.compiled = bool(compiler)
+        self.forward = torch.compile(model.model, backend=compiler, dynamic=True) if compiler else model.model
         self.able = can_write(model)
         self.reads = bool(model.model.backbone.cross_attentions)
         self.ends = end_ids(model)
@@ -63,6 +66,10 @@ class Slots:
     @property
     def free(self) -> int:
         return self.size - len(self.rows)
+
+    def compile_no_more(self) -> None:
+        """From now on a step that would have to be compiled anew is run as it is: nobody waits for a compiler."""
+        self.forward = torch.compiler.set_stance("eager_on_recompile")(self.forward)
 
     def suit(self, settings: Settings) -> bool:
         """Whether a text with these settings can be written here."""
@@ -149,7 +156,8 @@ class Slots:
         for name in model.fusion.inputs:
             if name not in routed:
                 routed[name] = model.connectors[name].nothing(rows, dtype=self.model.dtype, device=self.model.device)
-        return {name: alone(routed[name].by_row()) for name in sorted(routed)}
+        own = {name: alone(routed[name].by_row()) for name in sorted(routed)}
+        return {name: widened(tokens) for name, tokens in own.items()} if self.compiled else own
 
     # ---- tokens
 
@@ -161,7 +169,7 @@ class Slots:
         mask = self.window.next()
         ids = torch.tensor([[text.ids[-1]] for text in self.texts], device=mask.device)
         self.count(len(ids))
-        output = self.model.model(
+        output = self.forward(
             input_ids=ids,
             attention_mask=mask,
             position_ids=mask.sum(1, keepdim=True) - 1,
@@ -222,6 +230,14 @@ def alone(tokens: Tokens) -> Tokens:
     """The same tokens with a memo of their own, alike in form whether they are there or absent."""
     item = torch.zeros_like(tokens.mask, dtype=torch.long) if tokens.item is None else tokens.item
     return replace(tokens, item=item, memo={})
+
+
+def widened(tokens: Tokens) -> Tokens:
+    """The same tokens, at least two a row: a compiler makes code of its own for one."""
+    if tokens.values.shape[1] != 1:
+        return tokens
+    mask, item = (functional.pad(part, (0, 1)) for part in (tokens.mask, tokens.item))
+    return replace(tokens, values=functional.pad(tokens.values, (0, 0, 0, 1)), mask=mask, item=item, grid=None)
 
 
 def positions(mask: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from pydantic import Field
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from chiasm.conversation import asked
+from chiasm.explain import Explanation
 from chiasm.explain import explain as explained
 from chiasm.serve.chat_schema import Message, Question
 from chiasm.serve.routes.chat import given, turns_of
@@ -35,8 +36,12 @@ async def explain(request: Request, body: ExplainRequest) -> Response:
     shared = service(request)
     run = shared.open_run(body.model)
     question = asked(run, turns_of(body.messages, shared.limits), task=body.task, inputs=given(run, body.inputs))
-    work = shared.called(lambda: explained(run, question.row, task=question.task.name, target=body.target, level=body.level))
-    found = await unless_gone(request, work, shared.counts)
+
+    def work() -> Explanation:
+        breathe = shared.engine.breathe
+        return explained(run, question.row, task=question.task.name, target=body.target, level=body.level, progress=breathe)
+
+    found = await unless_gone(request, shared.called(work), shared.counts)
     if body.format == "html":
         return HTMLResponse(found.html())
     return JSONResponse({"object": "explanation", "model": body.model, **found.to_json(), "warnings": list(question.notes)})
