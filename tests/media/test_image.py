@@ -2,7 +2,6 @@
 
 import io
 import resource
-import struct
 import subprocess
 import zlib
 
@@ -16,27 +15,9 @@ from pydantic import ValidationError
 from chiasm.media.image import Image, png_bytes
 from chiasm.preprocessing import picture_options
 from chiasm.types import BadInput, Drawn
-
-
-def photograph(height=40, width=60):
-    """Smooth uint8 [height, width, 3], different in every corner."""
-    down, right = np.mgrid[0:height, 0:width]
-    return np.stack([down * 255 // height, right * 255 // width, (down + right) * 255 // (height + width)], axis=-1).astype(np.uint8)
-
-
-def encoded(format="PNG", pixels=None, mode="RGB", **options):
-    file = io.BytesIO()
-    PIL.Image.fromarray(photograph() if pixels is None else pixels).convert(mode).save(file, format, **options)
-    return file.getvalue()
-
-
-def chunk(kind, data):
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-
-def png(width, height, *extra, depth=8, colour=2, pixels=b""):
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))
-    return b"\x89PNG\r\n\x1a\n" + header + b"".join(extra) + chunk(b"IDAT", zlib.compress(pixels)) + chunk(b"IEND", b"")
+from made_media import chunk, photograph
+from made_media import picture_file as encoded
+from made_media import png_file as png
 
 
 def image(**options):

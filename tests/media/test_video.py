@@ -7,13 +7,11 @@ import resource
 import socket
 import struct
 import sys
-from fractions import Fraction
 from functools import partial
 from pathlib import Path
 
 import av
 import numpy as np
-import PIL.Image
 import pytest
 import torch
 from pydantic import ValidationError
@@ -23,40 +21,10 @@ from chiasm.media import frames
 from chiasm.media.image import Image, png_bytes
 from chiasm.media.video import Listed, Video
 from chiasm.types import BadInput, Drawn, Film
+from made_media import animation, leading_elsewhere, shade
+from made_media import film_file as clip
 
 FILMS = Path(__file__).parents[3] / "shared" / "data" / "video"
-
-
-def shade(number, count=20):
-    """A grey whose brightness says which frame it is, with a red corner at the top left."""
-    picture = np.full((32, 48, 3), 20 + round(200 * number / max(1, count - 1)), np.uint8)
-    picture[:12, :16] = (255, 0, 0)
-    return picture
-
-
-def clip(count=20, *, codec="libx264", format="mp4", rate=10, ticks=None, sound=0.0, size=None, **settings):
-    """A clip of `count` grey frames; ticks: when each is seen, in milliseconds."""
-    file = io.BytesIO()
-    with av.open(file, "w", format=format) as container:
-        stream = container.add_stream(codec, rate=rate)
-        stream.width, stream.height = size or (48, 32)
-        stream.pix_fmt, stream.options = "yuv420p", settings
-        if ticks is not None:
-            stream.codec_context.time_base = Fraction(1, 1000)
-        tone = container.add_stream("aac" if format == "mp4" else "libopus", rate=48000, layout="mono") if sound else None
-        for number in range(count):
-            frame = av.VideoFrame.from_ndarray(shade(number, count), format="rgb24")
-            frame.pts = number if ticks is None else ticks[number]
-            if ticks is not None:
-                frame.time_base = Fraction(1, 1000)
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
-        if tone is not None:
-            silence = av.AudioFrame.from_ndarray(np.zeros((1, round(48000 * sound)), np.float32), format="fltp", layout="mono")
-            silence.sample_rate = 48000
-            container.mux(tone.encode(silence))
-            container.mux(tone.encode())
-    return file.getvalue()
 
 
 def gate(**options):
@@ -194,23 +162,6 @@ def test_v11_memory_of_20_000_frames():
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50 * 1024  # kilobytes
 
 
-def leading_elsewhere(address, victim):
-    """Files and values that would send a demuxer to `address` or to the file `victim`."""
-    return [
-        f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{address}\n#EXT-X-ENDLIST\n".encode(),
-        f"\ufeff\n#extm3u\n#EXTINF:1,\nfile://{victim}\n".encode(),
-        f"ffconcat version 1.0\nfile '{victim}'\n".encode(),
-        f"file '{victim}'\nfile '{address}'\n".encode(),
-        b"v=0\r\no=- 0 0 IN IP4 127.0.0.1\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\nm=video 5004 RTP/AVP 96\r\na=rtpmap:96 H264/90000\r\n",
-        f'<?xml version="1.0"?><MPD><BaseURL>{address}</BaseURL></MPD>'.encode(),
-        f"RTSPtext\nRef1={address}\n".encode(),
-        address.encode(),
-        b"data:video/mp4;base64,AAAA",
-        *(f"{scheme}{victim}" for scheme in ("file://", "rtsp://", "concat:", "subfile:,,start,0,end,9,,:", "data:")),
-        address,
-    ]
-
-
 def test_v12_nothing_that_leads_elsewhere_is_followed(tmp_path, monkeypatch):
     """The container is told by its first bytes, so libav is not even asked; no socket and no other file is opened."""
     (tmp_path / "victim.mp4").write_bytes(clip(2))
@@ -262,13 +213,6 @@ def test_the_rotation_of_the_file_is_applied(turns):
     found, straight = opened(bytes(data), frames=1)[0].frames[0], opened(clip(4), frames=1)[0].frames[0]
     assert np.array_equal(found, np.rot90(straight, -turns))
     assert found.shape == ((32, 48, 3) if turns == 2 else (48, 32, 3))
-
-
-def animation(count=8, format="GIF", delay=200):
-    pictures = [PIL.Image.fromarray(shade(number, count)) for number in range(count)]
-    file = io.BytesIO()
-    pictures[0].save(file, format, save_all=True, append_images=pictures[1:], duration=delay, loop=0, lossless=True)
-    return file.getvalue()
 
 
 @pytest.mark.parametrize("format", ["GIF", "WEBP"])

@@ -143,6 +143,17 @@ class Task:
         """
         raise NotImplementedError
 
+    def lengths(self, batch: Batch, *, prompts: bool = False) -> list[int]:
+        """[R] tokens of each row's longest text as the backbone is to read it; `prompts`: without what a task that writes learns to."""
+        given = batch.inputs
+        if prompts and "prompt_lengths" in given:
+            return given["prompt_lengths"].tolist()
+        masks = [
+            given[name] for name in ("attention_mask", "decoder_attention_mask") if name in given and not (prompts and "decoder" in name)
+        ]
+        found = [mask.sum(1) for mask in masks] or [torch.zeros(len(batch), dtype=torch.long)]
+        return torch.stack(found).amax(0).tolist()
+
     def loss(self, model: Any, batch: Batch, streams: Streams) -> LossParts:
         raise NotImplementedError
 

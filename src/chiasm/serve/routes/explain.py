@@ -12,7 +12,7 @@ from chiasm.conversation import asked
 from chiasm.explain import explain as explained
 from chiasm.serve.chat_schema import Message, Question
 from chiasm.serve.routes.chat import given, turns_of
-from chiasm.serve.service import service, unless_gone
+from chiasm.serve.service import naming, service, unless_gone
 
 router = APIRouter(tags=["explain"])
 
@@ -36,7 +36,7 @@ async def explain(request: Request, body: ExplainRequest) -> Response:
     run = shared.open_run(body.model)
     question = asked(run, turns_of(body.messages, shared.limits), task=body.task, inputs=given(run, body.inputs))
     work = shared.called(lambda: explained(run, question.row, task=question.task.name, target=body.target, level=body.level))
-    found = await unless_gone(request, work, shared.counts)
+    found = await unless_gone(request, naming(question, work), shared.counts)
     if body.format == "html":
         return HTMLResponse(found.html())
     return JSONResponse({"object": "explanation", "model": body.model, **found.to_json(), "warnings": list(question.notes)})
