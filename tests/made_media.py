@@ -1,4 +1,4 @@
-"""Pictures, sounds and films as files in memory, whole, odd and leading elsewhere; what several folders of tests break in their own ways."""
+"""Pictures, sounds and films as files in memory, whole or odd; what several folders of tests break, each in its own way."""
 
 import io
 import struct
@@ -21,6 +21,29 @@ def picture_file(format="PNG", pixels=None, mode="RGB", **options):
     file = io.BytesIO()
     PIL.Image.fromarray(photograph() if pixels is None else pixels).convert(mode).save(file, format, **options)
     return file.getvalue()
+
+
+def saved(picture, format="PNG", **options):
+    """A Pillow picture, or an array in a mode of its own, as a file."""
+    file = io.BytesIO()
+    (PIL.Image.fromarray(picture) if isinstance(picture, np.ndarray) else picture).save(file, format, **options)
+    return file.getvalue()
+
+
+def with_orientation(upright, orientation):
+    """(pixels as they are stored, EXIF data) of a picture that is `upright` once it is turned as that says."""
+    stored = {
+        2: upright[:, ::-1],
+        3: upright[::-1, ::-1],
+        4: upright[::-1],
+        5: upright.transpose(1, 0, 2),
+        6: np.rot90(upright, 1),
+        7: np.rot90(upright, 2).transpose(1, 0, 2),
+        8: np.rot90(upright, -1),
+    }.get(orientation, upright)
+    exif = PIL.Image.Exif()
+    exif[0x0112] = orientation
+    return np.ascontiguousarray(stored), exif
 
 
 def chunk(kind, data):
@@ -92,6 +115,37 @@ def film_file(count=20, *, codec="libx264", format="mp4", rate=10, ticks=None, s
             container.mux(tone.encode(silence))
             container.mux(tone.encode())
     return file.getvalue()
+
+
+def sound_only():
+    """An MP4 with a sound track and no picture."""
+    file = io.BytesIO()
+    with av.open(file, "w", format="mp4") as container:
+        stream = container.add_stream("aac", rate=48000, layout="mono")
+        sound = av.AudioFrame.from_ndarray(np.zeros((1, 4800), np.float32), format="fltp", layout="mono")
+        sound.sample_rate = 48000
+        container.mux(stream.encode(sound))
+        container.mux(stream.encode())
+    return file.getvalue()
+
+
+def turned(data, turns):
+    """An MP4 whose track's header, written by hand as phones do, turns it clockwise by so many quarters."""
+    matrix = {1: (0, 1, -1, 0), 2: (-1, 0, 0, -1), 3: (0, -1, 1, 0)}[turns]
+    data = bytearray(data)
+    place = data.index(b"tkhd") + 4 + 40
+    assert struct.unpack_from(">9i", data, place) == (65536, 0, 0, 0, 65536, 0, 0, 0, 1 << 30)
+    struct.pack_into(">9i", data, place, matrix[0] << 16, matrix[1] << 16, 0, matrix[2] << 16, matrix[3] << 16, 0, 0, 0, 1 << 30)
+    return bytes(data)
+
+
+def without_a_rate(data):
+    """An AVI that says it has no frames a second."""
+    data = bytearray(data)
+    place = data.index(b"strh") + 8 + 20
+    assert struct.unpack_from("<II", data, place) == (1, 10)
+    struct.pack_into("<II", data, place, 1, 0)
+    return bytes(data)
 
 
 def animation(count=8, format="GIF", delay=200):

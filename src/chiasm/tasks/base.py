@@ -148,11 +148,9 @@ class Task:
         given = batch.inputs
         if prompts and "prompt_lengths" in given:
             return given["prompt_lengths"].tolist()
-        masks = [
-            given[name] for name in ("attention_mask", "decoder_attention_mask") if name in given and not (prompts and "decoder" in name)
-        ]
-        found = [mask.sum(1) for mask in masks] or [torch.zeros(len(batch), dtype=torch.long)]
-        return torch.stack(found).amax(0).tolist()
+        names = ("attention_mask",) if prompts else ("attention_mask", "decoder_attention_mask")
+        found = [given[name].sum(1) for name in names if name in given]
+        return torch.stack(found).amax(0).tolist() if found else [0] * len(batch)
 
     def loss(self, model: Any, batch: Batch, streams: Streams) -> LossParts:
         raise NotImplementedError
