@@ -117,6 +117,12 @@ def film_file(count=20, *, codec="libx264", format="mp4", rate=10, ticks=None, s
     return file.getvalue()
 
 
+def packet_places(data):
+    """Where in a film file the data of each frame begin."""
+    with av.open(io.BytesIO(data)) as container:
+        return [packet.pos for packet in container.demux(video=0) if packet.size]
+
+
 def sound_only():
     """An MP4 with a sound track and no picture."""
     file = io.BytesIO()

@@ -1,6 +1,5 @@
 """The video catalogue, V1 to V12, each clip made in place; then moments, rotation, pictures as frames, augmentation and tensors."""
 
-import io
 import itertools
 import os
 import resource
@@ -20,7 +19,7 @@ from chiasm.media import frames
 from chiasm.media.image import Image, png_bytes
 from chiasm.media.video import Listed, Video
 from chiasm.types import BadInput, Drawn, Film
-from made_media import animation, leading_elsewhere, shade, sound_only, turned, without_a_rate
+from made_media import animation, leading_elsewhere, packet_places, shade, sound_only, turned, without_a_rate
 from made_media import film_file as clip
 
 FILMS = Path(__file__).parents[3] / "shared" / "data" / "video"
@@ -74,8 +73,7 @@ def test_v5_half_of_it_is_missing(codec, format):
 def test_v5_a_few_missing_frames_are_noted():
     """Of 100 seconds the last few are gone; the header tells."""
     data = clip(100, codec="libvpx", format="webm", rate=1, g="10")
-    with av.open(io.BytesIO(data)) as container:
-        places = [packet.pos for packet in container.demux(video=0) if packet.size]
+    places = packet_places(data)
     film, notes = opened(data[: places[-4]], frames=4)
     assert notes == ("breaks off",) and film.times.tolist() == [12.0, 36.0, 60.0, 84.0]
     assert reason(data[: places[80]], frames=4) == "truncated"

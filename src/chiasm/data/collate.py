@@ -153,7 +153,7 @@ class Collator:
             texts = {text for number in wanted for text in self.tasks[number].texts}  # a column of its own that a task reads is enough
             has_input = any(self._present(opened, name) for name in self.inputs) or any(sample.parts.get(text) for text in texts)
             if not self.empty and needs_input and not has_input:
-                raise BadInput("all_missing", f"{sample.id}: has none of the inputs {', '.join(self.inputs)}")
+                raise BadInput("all_missing", f"{sample.id}: has none of the inputs {', '.join(self.inputs)}; give one of them")
             for number in taken:
                 self.tasks[number].check_prompt(sample)
             for number in wanted:
@@ -192,9 +192,11 @@ class Collator:
 
     def _too_long(self, batches: Sequence[Batch]) -> dict[str, BadSample]:
         """By its id, every row whose text the model has no positions for: cut short it would lose its end, or its pictures."""
+        if self.longest is None:
+            return {}
         found: dict[str, BadSample] = {}
         tasks = {task.name: task for task in self.tasks}
-        for batch in batches if self.longest else ():
+        for batch in batches:
             task = tasks[batch.task]
             most = self.longest - (self.unlabelled and task.writes)  # what is written needs a place
             for sample, tokens in zip(batch.samples, task.lengths(batch, prompts=self.unlabelled), strict=True):
