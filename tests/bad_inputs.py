@@ -87,6 +87,7 @@ def broken_pictures() -> Iterator[Case]:
     yield image("I2 empty", b"", "empty")
     yield image("I3 HTML", HTML, "unknown_format", file="I3.jpg")
     yield image("I3 JSON", JSON, "unknown_format", file="I3 too.jpg")
+    yield image("I3 a sound", made.sound_file(tone(), 8000), "unknown_format")
     yield image("I4 zeros", bytes(1000), "unknown_format")
     for format in FORMATS:
         data = made.picture_file(format)
@@ -152,6 +153,7 @@ def sounds() -> Iterator[Case]:
     yield audio("A4 a picture", made.picture_file(), "unknown_format")
     yield audio("A5 no samples", made.wav_file(b"", rate=8000), "empty")
     yield audio("A6 header says more", made.wav_file(bytes(3000), rate=8000, says=32000), "truncated")
+    yield audio("A6 header only", made.sound_file(tone(), 8000)[:30], "truncated")
     yield audio("A7 odd byte count", made.wav_file(bytes(3201), rate=8000), "corrupt")
     flac = made.sound_file(tone(), 8000, "FLAC")
     yield audio("A8 half a FLAC", flac[: len(flac) // 2], "truncated")

@@ -234,8 +234,9 @@ def seconds_of(data: bytes) -> float | None:
     try:
         containers.sound_format(data[:16])
         with soundfile.SoundFile(io.BytesIO(data)) as sound:
+            _check_header(sound.samplerate, sound.channels, "the sound")
             return sound.frames / sound.samplerate if 0 < sound.frames < 1 << 60 else None
-    except (BadInput, soundfile.SoundFileError, RuntimeError, ZeroDivisionError):
+    except (BadInput, soundfile.SoundFileError, RuntimeError):
         return None
 
 

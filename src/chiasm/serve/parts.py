@@ -115,7 +115,7 @@ def from_base64(text: str, where: str) -> bytes:
     try:
         return b64decode(text.encode("ascii"), validate=True)
     except (binascii.Error, UnicodeEncodeError):
-        raise Refused(400, f"{where}: not base64", param=where, code="not_base64") from None
+        raise Refused(400, f"{where}: not base64; send the file's bytes in base64", param=where, code="not_base64") from None
 
 
 def check_media(parts: list[Part], limits: Limits) -> None:
