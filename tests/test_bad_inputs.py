@@ -101,6 +101,11 @@ def test_messages_name_the_record_and_what_helps(trained: Trained):
         assert not re.search(r"object at 0x|Traceback|Error\b(?! :)", line["message"]), line
 
 
+def test_every_reason_is_documented():
+    documented = set(re.findall(r"`(\w+)`", (Path(__file__).parents[1] / "docs" / "data.md").read_text(encoding="utf-8")))
+    assert {one.train for one in cases() if not isinstance(one.train, Stops | Cannot)} - {OK, FILTERED} <= documented
+
+
 def test_files_are_read_only(trained: Trained):
     assert hashes(trained.data) == trained.before
 

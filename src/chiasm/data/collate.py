@@ -201,11 +201,11 @@ class Collator:
             most = self.longest - (self.unlabelled and task.writes)  # what is written needs a place
             for sample, tokens in zip(batch.samples, task.lengths(batch, prompts=self.unlabelled), strict=True):
                 if tokens > most:
-                    texts = {column: len(text) for column in task.columns if isinstance(text := sample.parts.get(column), str)}
-                    longest = max(texts, key=lambda column: texts[column], default="")
-                    message = f"{sample.id}: task {task.name}: {tokens} tokens, but the model has positions for {most} (max_length)"
-                    message += "; shorten the text, or give it fewer pictures; nothing is cut off"
-                    found[sample.id] = BadSample(sample.id, sample.file, sample.line, longest, "too_long", message)
+                    texts = {name: len(text) for name in task.columns if isinstance(text := sample.parts.get(name), str)}
+                    column = max(texts, key=texts.__getitem__, default="")
+                    message = f"{tokens} tokens are longer than the {most} that the model has positions for (max_length)"
+                    message += "; shorten the text or give fewer pictures: nothing is cut off"
+                    found[sample.id] = BadSample(sample.id, sample.file, sample.line, column, "too_long", message)
         return found
 
     def _batch(self, number: int, kept: list[_Row], key: tuple[int, int] | None = None) -> Batch | None:
