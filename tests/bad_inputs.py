@@ -262,7 +262,14 @@ def texts() -> Iterator[Case]:
 def rows() -> Iterator[Case]:
     turns = [{"role": "user", "content": "<image> is there a red cat ?"}, {"role": "assistant", "content": "yes"}]
     chat = json.dumps({"messages": turns, "images": ["good.png", "good.png"]}).encode()
-    yield raw("X1 two pictures, one place", "placeholder_mismatch", chat, source="chat.jsonl", body=b"", server=Cannot("has no places"))
+    yield raw(
+        "X1 two pictures, one place",
+        "placeholder_mismatch",
+        chat,
+        source="chat.jsonl",
+        body=b"",
+        server=Cannot("a request has no places for pictures"),
+    )
     several = Cannot("a row of two pictures for one place is read whole; the server takes the last and says so")
     yield case("X1 two pictures in a request", OK, train=several, predict=several, server=OK, parts={"image": [made.picture_file()] * 2})
     long = {"image": made.picture_file(), "question": "is " * 61}

@@ -17,13 +17,14 @@ import pytest
 import torch
 
 import chiasm
+import made_media as made
 from bad_inputs import FILTERED, OK, Cannot, Case, Stops, cases, good_row, write
 from chiasm.data.inspect import inspect_data
 from chiasm.data.opening import open_file
-from chiasm.types import Opened, RecipeError
+from chiasm.types import BadInput, Opened, RecipeError
 
 sys.path.insert(0, str(Path(__file__).parent / "serve"))
-from tiny_server import RECIPE
+from tiny_server import RECIPE, tiny_run
 
 CATALOGUE = {"I": 22, "A": 16, "V": 12, "T": 14, "X": 8}
 SOURCES = ("rows.jsonl", "table.csv", "chat.jsonl")
@@ -177,6 +178,19 @@ def megabytes(what: str) -> float:
 def opened(trained: Trained, prefix: str) -> list[Opened]:
     split = trained.run.reading(open_file(trained.data / "rows.jsonl"))
     return split.open_rows(int(n.partition(":")[2]) - 1 for n, one in trained.ids.items() if one and one.name.startswith(prefix))
+
+
+@pytest.mark.parametrize("through", ["backbone", "embeddings"])
+def test_t6_a_tower_has_as_many_positions_as_its_backbone(tmp_path: Path, through: str):
+    tasks = {"pair": {"type": "contrast", "between": ["image", "question"], "text": through}}
+    run = tiny_run(tmp_path / "run", tasks=tasks)
+    rows = [{"image": made.photograph(), "question": text} for text in ("is " * 100, "a red cat")]
+    if through == "embeddings":  # which has no positions
+        assert len(run.predict(rows)) == 2
+        return
+    with pytest.raises(BadInput, match="100 tokens are longer than the 64") as error:
+        run.predict(rows)
+    assert (error.value.reason, error.value.input) == ("too_long", "question")
 
 
 def test_t7_no_special_token_comes_of_a_users_text(trained: Trained):
