@@ -262,16 +262,9 @@ def texts() -> Iterator[Case]:
 def rows() -> Iterator[Case]:
     turns = [{"role": "user", "content": "<image> is there a red cat ?"}, {"role": "assistant", "content": "yes"}]
     chat = json.dumps({"messages": turns, "images": ["good.png", "good.png"]}).encode()
-    yield raw(
-        "X1 two pictures, one place",
-        "placeholder_mismatch",
-        chat,
-        source="chat.jsonl",
-        body=b"",
-        server=Cannot("a request has no places for pictures"),
-    )
-    several = Cannot("a row of two pictures for one place is read whole; the server takes the last and says so")
-    yield case("X1 two pictures in a request", OK, train=several, predict=several, server=OK, parts={"image": [made.picture_file()] * 2})
+    no_places = Cannot("a request has no places for pictures")
+    yield raw("X1 two pictures, one place", "placeholder_mismatch", chat, source="chat.jsonl", body=b"", server=no_places)
+    yield case("X1 two pictures, no place", parts={"image": [made.picture_file(), made.picture_file(pixels=made.photograph(20, 20))]})
     long = {"image": made.picture_file(), "question": "is " * 61}
     yield case("X2 no room for the picture", "too_long", parts=long)
     yield case("X3 no picture", OK, parts={"image": None})
@@ -311,13 +304,18 @@ def good_row(number: int) -> dict[str, Any]:
 
 
 def row_of(one: Case, folder: Path) -> dict[str, Any]:
-    """The case's record; what it holds as bytes becomes a file of the folder."""
-    row = good_row(0) | {name: value for name, value in one.parts.items() if value is not None}
-    for name in [name for name, value in row.items() if isinstance(value, bytes)]:
-        path = folder / (one.file or f"{one.name}{ENDINGS[name]}")
-        path.write_bytes(row[name])
-        row[name] = path.name
-    return {name: value for name, value in row.items() if one.parts.get(name, value) is not None}
+    """The case's record; what it holds as bytes becomes files of the folder."""
+
+    def stored(value: Any, name: str) -> Any:
+        if isinstance(value, list):
+            return [stored(item, f"{number} {name}") for number, item in enumerate(value)]
+        if isinstance(value, bytes):
+            (folder / name).write_bytes(value)
+            return name
+        return value
+
+    parts = {name: stored(value, one.file or f"{one.name}{ENDINGS.get(name)}") for name, value in one.parts.items()}
+    return {name: value for name, value in (good_row(0) | parts).items() if value is not None}
 
 
 def write(folder: Path) -> dict[str, Case | None]:

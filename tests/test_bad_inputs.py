@@ -188,7 +188,7 @@ def test_t6_a_tower_has_as_many_positions_as_its_backbone(tmp_path: Path, throug
     if through == "embeddings":  # which has no positions
         assert len(run.predict(rows)) == 2
         return
-    with pytest.raises(BadInput, match="100 tokens are longer than the 64") as error:
+    with pytest.raises(BadInput, match=r"\d+ tokens are longer than the 64") as error:
         run.predict(rows)
     assert (error.value.reason, error.value.input) == ("too_long", "question")
 
