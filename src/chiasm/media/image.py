@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 import io
-import re
 import struct
 import warnings
 import zlib
@@ -243,9 +242,8 @@ def _decoding(step: Callable[[], Any], format: str, name: str, data: bytes = b""
             return step()
     except BadInput as error:
         raise BadInput(error.reason, str(error) if name in str(error) else f"{name} {error}") from None
-    except (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning) as error:
-        pixels = re.sub(r"\D+", " ", str(error)).split()[0]  # Pillow's own limit, which no option raises
-        raise BadInput("too_many_pixels", f"{name} has {pixels} pixels, more than are ever read; make it smaller") from None
+    except (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning):
+        raise BadInput("too_many_pixels", f"{name} has more pixels than are ever decoded; make it smaller") from None
     except DECODER_ERRORS as error:
         fault = containers.picture_fault(data, format)
         if "MAX_TEXT" in str(error):
@@ -253,7 +251,7 @@ def _decoding(step: Callable[[], Any], format: str, name: str, data: bytes = b""
             raise BadInput("metadata_bomb", bomb) from None
         if fault is None:
             reason = "truncated" if "truncated" in str(error).lower() or 0 < len(data) < 64 else "corrupt"
-            said = "no more than a header" if isinstance(error, PIL.UnidentifiedImageError) else error or type(error).__name__
+            said = "its header cannot be read" if isinstance(error, PIL.UnidentifiedImageError) else error or type(error).__name__
             fault = reason, f"not a readable {format} ({said})"
         raise BadInput(fault[0], f"{name}: {fault[1]}; {containers.AGAIN}") from None
 
