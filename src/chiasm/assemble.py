@@ -104,7 +104,7 @@ def build(recipe: Recipe, samples: Sequence[Sample], texts: Iterable[str] = ()) 
     processor = ChiasmProcessor(tokenizer, inputs=inputs, placeholder_counts=counts, layout=layout, reading=reading, chat_template=template)
     if model.generation_config is not None:
         model.generation_config.update(**starts, suppress_tokens=[*config.placeholder_ids.values(), *config.marker_ids.values()] or None)
-    model.processor = processor
+    model.processor, processor.longest = processor, model.model.max_length
     if processor.reader is not None:
         take_over(model, processor.reader, whole, str(recipe.backbone.model))
     if recipe.backbone.quantize:

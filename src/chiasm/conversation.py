@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from chiasm.reading import EARLIER
@@ -24,11 +24,13 @@ PROMPT = "prompt"  # the column that chat records are written to as one text
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A piece of a message: a text, or a picture, sound or video as bytes. `input` names the one it is for, where that matters."""
+    """A piece of a message: a text, or a picture, sound or video as bytes. `input` names the one it is for, where that matters; `where` is
+    what an error calls the piece."""
 
     modality: str
     value: Any
     input: str | None = None
+    where: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,14 @@ class Asked:
     task: Any
     row: Mapping[str, Any]
     notes: tuple[str, ...] = ()
+    places: Mapping[str, Sequence[str]] = field(default_factory=dict)  # input -> what an error calls each piece that it is made of
+
+    def where(self, error: BadInput) -> str | None:
+        """What the piece is called that an error is about; its input where that is made of several."""
+        places = self.places.get(error.input, ())
+        if error.item is not None:
+            places = places[error.item : error.item + 1]
+        return (places[0] if len(places) == 1 else "") or error.input or None
 
 
 def asked(run: Any, turns: Sequence[Turn], *, task: str | None = None, inputs: Mapping[str, Any] | None = None) -> Asked:
@@ -62,21 +72,26 @@ def asked(run: Any, turns: Sequence[Turn], *, task: str | None = None, inputs: M
         _check_read(run, turn)
     row: dict[str, Any] = dict(inputs or {})
     text = " ".join(turn.text for turn in last if turn.role == "user" and turn.text)
+    places: dict[str, list[str]] = {}
     if text:
-        row[question_input(run, given=row)] = text
+        row[name := question_input(run, given=row)] = text
+        places[name] = [part.where for turn in last for part in turn.parts if part.modality == "text" and part.value]
     media = {name: items for name, items in _media(run, turns, last).items() if name not in row}
-    row |= {name: items[-1] for name, items in media.items()}
+    row |= {name: items[-1].value for name, items in media.items()}
     if not row:
         raise BadInput("empty", f"the last message holds nothing that this run reads; it reads: {reads(run)}", input="messages")
     chosen = run.task_for(run._inputs(row), task)
     notes: list[str] = []
     for name, items in media.items():
         wanted = _items(run, chosen, name, len(items))
-        row[name] = items[-1] if wanted == 1 else items[-wanted:]
+        row[name] = items[-1].value if wanted == 1 else [item.value for item in items[-wanted:]]
+        places[name] = [item.where for item in items[-wanted:]]
         if len(items) > wanted:
             notes.append(f"{len(items)} of '{name}' were given; the model reads {'the last' if wanted == 1 else f'the last {wanted}'}")
-    row |= _earlier(run, chosen, before, last, text, notes)
-    return Asked(chosen, row, tuple(notes))
+    earlier = _earlier(run, chosen, before, last, text, notes)
+    if any(set(record) & set(media) for record in earlier.get(_record_column(chosen) or "", ())):
+        places = {}  # pictures of earlier turns stand ahead of these
+    return Asked(chosen, {**row, **earlier}, tuple(notes), places)
 
 
 def reads(run: Any) -> str:
@@ -151,7 +166,7 @@ def _records(run: Any, task: Any, column: str, before: Sequence[Turn], last: Seq
             heard.append(turn)
         elif heard or not records:
             texts = " ".join(t.text for t in heard if t.text)
-            shown = {name: items[-1] for name, items in _media(run, heard, heard).items() if name in streams}
+            shown = {name: items[-1].value for name, items in _media(run, heard, heard).items() if name in streams}
             records.append({answer: turn.text, **shown, **({question: texts} if question else {})})
             heard = []
         else:
@@ -206,12 +221,12 @@ def _check_read(run: Any, turn: Turn) -> None:
             raise BadInput("not_read", f"this run reads no {part.modality}; it reads: {reads(run)}", input="messages")
 
 
-def _media(run: Any, turns: Sequence[Turn], last: Sequence[Turn]) -> dict[str, list[Any]]:
+def _media(run: Any, turns: Sequence[Turn], last: Sequence[Turn]) -> dict[str, list[Part]]:
     """Input -> its pictures or clips: those of the last question, or else the newest that was shown before.
 
     Where several inputs are of one modality, a part says which it is for, or they are filled in the order of the recipe.
     """
-    found: dict[str, list[Any]] = {}
+    found: dict[str, list[Part]] = {}
     for modality in MEDIA:
         names = [name for name, spec in run.recipe.inputs.items() if spec.modality == modality]
         newest = next((t for t in reversed(turns) if any(p.modality == modality for p in t.parts)), None)
@@ -221,7 +236,7 @@ def _media(run: Any, turns: Sequence[Turn], last: Sequence[Turn]) -> dict[str, l
             if part.input is not None and part.input not in names:
                 raise BadInput("not_read", f"this run has no {modality} input '{part.input}'; it has: {', '.join(names)}", input="messages")
             if names:
-                found.setdefault(part.input or names[number % len(names)], []).append(part.value)
+                found.setdefault(part.input or names[number % len(names)], []).append(part)
     return found
 
 

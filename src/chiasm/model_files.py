@@ -69,7 +69,7 @@ def load_model(folder: Path) -> tuple[Any, Any]:
         raise ChiasmError(f"{folder}: weight '{key}' is {tuple(have)} in the file and {tuple(want)} as config.json has it")
     if (bad := not_finite(model)) is not None:
         raise ChiasmError(f"{folder}: weight '{bad}' has NaN or Inf")
-    model.processor = processor
+    model.processor, processor.longest = processor, model.model.max_length
     return model, processor
 
 

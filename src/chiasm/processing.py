@@ -47,6 +47,8 @@ class ChiasmProcessor(ProcessorConventions):
     vision-language backbone is rebuilt from.
     """
 
+    longest: int | None = None  # tokens that the model beside it has positions for; set where both are made or loaded
+
     def __init__(
         self,
         tokenizer: Any = None,

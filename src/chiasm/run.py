@@ -324,4 +324,4 @@ class _Given(Source):
 
 def refused(bad: BadSample) -> NoReturn:
     """Raise what is wrong with a row."""
-    raise BadInput(bad.reason, f"{bad.input or 'input'}: {bad.message} ({bad.reason})", input=bad.input)
+    raise BadInput(bad.reason, f"{bad.input or 'input'}: {bad.message} ({bad.reason})", input=bad.input, item=bad.item)

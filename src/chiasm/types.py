@@ -29,16 +29,16 @@ class RecipeError(ChiasmError):
 class BadInput(ChiasmError):
     """One part of one sample that cannot be used. Quarantined and counted in training; an error at use."""
 
-    def __init__(self, reason: str, message: str, *, input: str = ""):
+    def __init__(self, reason: str, message: str, *, input: str = "", item: int | None = None):
         super().__init__(message)
-        self.reason, self.input = reason, input
+        self.reason, self.input, self.item = reason, input, item
 
     def __reduce__(self):
-        return _rebuild_bad_input, (self.reason, str(self), self.input)
+        return _rebuild_bad_input, (self.reason, str(self), self.input, self.item)
 
 
-def _rebuild_bad_input(reason: str, message: str, input: str) -> BadInput:
-    return BadInput(reason, message, input=input)
+def _rebuild_bad_input(reason: str, message: str, input: str, item: int | None) -> BadInput:
+    return BadInput(reason, message, input=input, item=item)
 
 
 class NonFiniteError(ChiasmError):
@@ -69,6 +69,7 @@ class BadSample:
     input: str  # the column
     reason: str  # a reason code, e.g. "truncated"
     message: str
+    item: int | None = None  # which of the input's pictures or clips, from 0, where it has several
 
 
 class Shown(tuple[str, ...]):

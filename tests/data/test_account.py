@@ -63,6 +63,7 @@ def test_written_files(tmp_path):
         "input": "image",
         "reason": "truncated",
         "message": "cut",
+        "item": None,
         "epoch": 0,
     }
     assert sorted(p.name for p in tmp_path.iterdir()) == ["data.json", "quarantine.jsonl"]

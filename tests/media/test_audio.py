@@ -1,8 +1,5 @@
 """The audio catalogue, A1 to A16, each broken file built in place; then channels, augmentation and tensors."""
 
-import io
-import struct
-
 import numpy as np
 import pytest
 import soundfile
@@ -12,30 +9,9 @@ from pydantic import ValidationError
 from chiasm.media.audio import Audio, wav_bytes
 from chiasm.media.image import png_bytes
 from chiasm.types import BadInput, Drawn, Sound
-
-
-def tone(seconds=1.0, rate=16000, frequency=1000.0):
-    return (0.5 * np.sin(2 * np.pi * frequency * np.arange(round(seconds * rate)) / rate)).astype(np.float32)
-
-
-def encoded(samples=None, rate=16000, format="WAV", subtype=None):
-    file = io.BytesIO()
-    soundfile.write(file, tone(rate=rate) if samples is None else samples, rate, format=format, subtype=subtype)
-    return file.getvalue()
-
-
-def wav(body=bytes(3200), *, rate=16000, channels=1, bits=16, says=None):
-    align = max(1, channels * bits // 8)
-    head = struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, channels, rate, rate * align % 2**32, align % 65536, bits)
-    return (
-        b"RIFF"
-        + struct.pack("<I", 36 + len(body))
-        + b"WAVE"
-        + head
-        + b"data"
-        + struct.pack("<I", len(body) if says is None else says)
-        + body
-    )
+from made_media import sound_file as encoded
+from made_media import tone
+from made_media import wav_file as wav
 
 
 def reason(data, root=None, **options):

@@ -2,7 +2,6 @@
 
 import io
 import resource
-import struct
 import subprocess
 import zlib
 
@@ -16,27 +15,9 @@ from pydantic import ValidationError
 from chiasm.media.image import Image, png_bytes
 from chiasm.preprocessing import picture_options
 from chiasm.types import BadInput, Drawn
-
-
-def photograph(height=40, width=60):
-    """Smooth uint8 [height, width, 3], different in every corner."""
-    down, right = np.mgrid[0:height, 0:width]
-    return np.stack([down * 255 // height, right * 255 // width, (down + right) * 255 // (height + width)], axis=-1).astype(np.uint8)
-
-
-def encoded(format="PNG", pixels=None, mode="RGB", **options):
-    file = io.BytesIO()
-    PIL.Image.fromarray(photograph() if pixels is None else pixels).convert(mode).save(file, format, **options)
-    return file.getvalue()
-
-
-def chunk(kind, data):
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-
-def png(width, height, *extra, depth=8, colour=2, pixels=b""):
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))
-    return b"\x89PNG\r\n\x1a\n" + header + b"".join(extra) + chunk(b"IDAT", zlib.compress(pixels)) + chunk(b"IEND", b"")
+from made_media import chunk, photograph, saved, with_orientation
+from made_media import picture_file as encoded
+from made_media import png_file as png
 
 
 def image(**options):
@@ -137,40 +118,24 @@ def test_i16_cmyk_as_adobe_writes_it():
 
 def test_i17_16_bit_is_scaled():
     deep = np.linspace(0, 65535, 256, dtype=np.uint16).reshape(16, 16)
-    file = io.BytesIO()
-    PIL.Image.fromarray(deep).save(file, "PNG")
-    pixels, notes = image().open(file.getvalue())
+    pixels, notes = image().open(saved(deep))
     assert notes == ("scaled from 16 bit",) and np.array_equal(pixels[..., 0], np.rint(deep / 257))
 
 
 def test_i18_float_tiff_is_scaled_and_nan_refused():
     values = np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8)
-    file = io.BytesIO()
-    PIL.Image.fromarray(values).save(file, "TIFF")
-    pixels, notes = image().open(file.getvalue())
+    pixels, notes = image().open(saved(values, "TIFF"))
     assert notes == ("scaled from F",) and np.array_equal(pixels[..., 0], np.rint(values * 255))
     values[3, 3] = np.nan
-    file = io.BytesIO()
-    PIL.Image.fromarray(values).save(file, "TIFF")
-    assert reason(file.getvalue()) == reason(values) == "unsupported_mode"
+    assert reason(saved(values, "TIFF")) == reason(values) == "unsupported_mode"
 
 
 @pytest.mark.parametrize("format", ["PNG", "TIFF", "WEBP"])
 @pytest.mark.parametrize("orientation", [1, 2, 3, 4, 5, 6, 7, 8, 999])
 def test_i19_exif_orientation(format, orientation):
     upright = photograph(6, 4)
-    stored = {
-        2: upright[:, ::-1],
-        3: upright[::-1, ::-1],
-        4: upright[::-1],
-        5: upright.transpose(1, 0, 2),
-        6: np.rot90(upright, 1),
-        7: np.rot90(upright, 2).transpose(1, 0, 2),
-        8: np.rot90(upright, -1),
-    }.get(orientation, upright)
-    exif = PIL.Image.Exif()
-    exif[0x0112] = orientation
-    data = encoded(format, np.ascontiguousarray(stored), exif=exif, **({"lossless": True} if format == "WEBP" else {}))
+    stored, exif = with_orientation(upright, orientation)
+    data = encoded(format, stored, exif=exif, **({"lossless": True} if format == "WEBP" else {}))
     assert np.array_equal(image().open(data)[0], upright)
 
 
@@ -181,9 +146,7 @@ def test_i19_exif_that_cannot_be_read():
 @pytest.mark.parametrize("format", ["GIF", "WEBP"])
 def test_i20_first_frame_of_several(format):
     frames = [PIL.Image.new("RGB", (16, 16), colour) for colour in ("red", "lime", "blue")]
-    file = io.BytesIO()
-    frames[0].save(file, format, save_all=True, append_images=frames[1:], duration=80)
-    pixels, notes = image().open(file.getvalue())
+    pixels, notes = image().open(saved(frames[0], format, save_all=True, append_images=frames[1:], duration=80))
     assert notes[0] == "first of several frames" and np.abs(pixels.astype(int) - [255, 0, 0]).max() < 12
 
 

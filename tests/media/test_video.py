@@ -1,19 +1,15 @@
 """The video catalogue, V1 to V12, each clip made in place; then moments, rotation, pictures as frames, augmentation and tensors."""
 
-import io
 import itertools
 import os
 import resource
 import socket
-import struct
 import sys
-from fractions import Fraction
 from functools import partial
 from pathlib import Path
 
 import av
 import numpy as np
-import PIL.Image
 import pytest
 import torch
 from pydantic import ValidationError
@@ -23,40 +19,10 @@ from chiasm.media import frames
 from chiasm.media.image import Image, png_bytes
 from chiasm.media.video import Listed, Video
 from chiasm.types import BadInput, Drawn, Film
+from made_media import animation, leading_elsewhere, packet_places, shade, sound_only, turned, without_a_rate
+from made_media import film_file as clip
 
 FILMS = Path(__file__).parents[3] / "shared" / "data" / "video"
-
-
-def shade(number, count=20):
-    """A grey whose brightness says which frame it is, with a red corner at the top left."""
-    picture = np.full((32, 48, 3), 20 + round(200 * number / max(1, count - 1)), np.uint8)
-    picture[:12, :16] = (255, 0, 0)
-    return picture
-
-
-def clip(count=20, *, codec="libx264", format="mp4", rate=10, ticks=None, sound=0.0, size=None, **settings):
-    """A clip of `count` grey frames; ticks: when each is seen, in milliseconds."""
-    file = io.BytesIO()
-    with av.open(file, "w", format=format) as container:
-        stream = container.add_stream(codec, rate=rate)
-        stream.width, stream.height = size or (48, 32)
-        stream.pix_fmt, stream.options = "yuv420p", settings
-        if ticks is not None:
-            stream.codec_context.time_base = Fraction(1, 1000)
-        tone = container.add_stream("aac" if format == "mp4" else "libopus", rate=48000, layout="mono") if sound else None
-        for number in range(count):
-            frame = av.VideoFrame.from_ndarray(shade(number, count), format="rgb24")
-            frame.pts = number if ticks is None else ticks[number]
-            if ticks is not None:
-                frame.time_base = Fraction(1, 1000)
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
-        if tone is not None:
-            silence = av.AudioFrame.from_ndarray(np.zeros((1, round(48000 * sound)), np.float32), format="fltp", layout="mono")
-            silence.sample_rate = 48000
-            container.mux(tone.encode(silence))
-            container.mux(tone.encode())
-    return file.getvalue()
 
 
 def gate(**options):
@@ -107,8 +73,7 @@ def test_v5_half_of_it_is_missing(codec, format):
 def test_v5_a_few_missing_frames_are_noted():
     """Of 100 seconds the last few are gone; the header tells."""
     data = clip(100, codec="libvpx", format="webm", rate=1, g="10")
-    with av.open(io.BytesIO(data)) as container:
-        places = [packet.pos for packet in container.demux(video=0) if packet.size]
+    places = packet_places(data)
     film, notes = opened(data[: places[-4]], frames=4)
     assert notes == ("breaks off",) and film.times.tolist() == [12.0, 36.0, 60.0, 84.0]
     assert reason(data[: places[80]], frames=4) == "truncated"
@@ -148,22 +113,12 @@ def test_v8_frames_are_taken_by_time():
 
 
 def test_v8_a_clip_without_a_rate():
-    data = bytearray(clip(codec="mpeg4", format="avi"))
-    place = data.index(b"strh") + 8 + 20
-    assert struct.unpack_from("<II", data, place) == (1, 10)
-    struct.pack_into("<II", data, place, 1, 0)
-    assert len(opened(bytes(data), frames=4)[0].frames) == 4
+    data = without_a_rate(clip(codec="mpeg4", format="avi"))
+    assert len(opened(data, frames=4)[0].frames) == 4
 
 
 def test_v9_no_picture_in_it():
-    file = io.BytesIO()
-    with av.open(file, "w", format="mp4") as container:
-        stream = container.add_stream("aac", rate=48000, layout="mono")
-        sound = av.AudioFrame.from_ndarray(np.zeros((1, 4800), np.float32), format="fltp", layout="mono")
-        sound.sample_rate = 48000
-        container.mux(stream.encode(sound))
-        container.mux(stream.encode())
-    assert reason(file.getvalue()) == "no_video_stream"
+    assert reason(sound_only()) == "no_video_stream"
 
 
 @pytest.mark.parametrize(
@@ -192,23 +147,6 @@ def test_v11_memory_of_20_000_frames():
     film, _ = opened(data, frames=64)
     assert len(film.frames) == 64
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50 * 1024  # kilobytes
-
-
-def leading_elsewhere(address, victim):
-    """Files and values that would send a demuxer to `address` or to the file `victim`."""
-    return [
-        f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{address}\n#EXT-X-ENDLIST\n".encode(),
-        f"\ufeff\n#extm3u\n#EXTINF:1,\nfile://{victim}\n".encode(),
-        f"ffconcat version 1.0\nfile '{victim}'\n".encode(),
-        f"file '{victim}'\nfile '{address}'\n".encode(),
-        b"v=0\r\no=- 0 0 IN IP4 127.0.0.1\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\nm=video 5004 RTP/AVP 96\r\na=rtpmap:96 H264/90000\r\n",
-        f'<?xml version="1.0"?><MPD><BaseURL>{address}</BaseURL></MPD>'.encode(),
-        f"RTSPtext\nRef1={address}\n".encode(),
-        address.encode(),
-        b"data:video/mp4;base64,AAAA",
-        *(f"{scheme}{victim}" for scheme in ("file://", "rtsp://", "concat:", "subfile:,,start,0,end,9,,:", "data:")),
-        address,
-    ]
 
 
 def test_v12_nothing_that_leads_elsewhere_is_followed(tmp_path, monkeypatch):
@@ -253,22 +191,10 @@ def test_codecs_and_containers(codec, format):
 
 @pytest.mark.parametrize("turns", [1, 2, 3])
 def test_the_rotation_of_the_file_is_applied(turns):
-    """The matrix of the track's header, written by hand as phones do: clockwise by so many quarters."""
-    matrix = {1: (0, 1, -1, 0), 2: (-1, 0, 0, -1), 3: (0, -1, 1, 0)}[turns]
-    data = bytearray(clip(4))
-    place = data.index(b"tkhd") + 4 + 40
-    assert struct.unpack_from(">9i", data, place) == (65536, 0, 0, 0, 65536, 0, 0, 0, 1 << 30)
-    struct.pack_into(">9i", data, place, matrix[0] << 16, matrix[1] << 16, 0, matrix[2] << 16, matrix[3] << 16, 0, 0, 0, 1 << 30)
-    found, straight = opened(bytes(data), frames=1)[0].frames[0], opened(clip(4), frames=1)[0].frames[0]
+    """Clockwise by so many quarters."""
+    found, straight = opened(turned(clip(4), turns), frames=1)[0].frames[0], opened(clip(4), frames=1)[0].frames[0]
     assert np.array_equal(found, np.rot90(straight, -turns))
     assert found.shape == ((32, 48, 3) if turns == 2 else (48, 32, 3))
-
-
-def animation(count=8, format="GIF", delay=200):
-    pictures = [PIL.Image.fromarray(shade(number, count)) for number in range(count)]
-    file = io.BytesIO()
-    pictures[0].save(file, format, save_all=True, append_images=pictures[1:], duration=delay, loop=0, lossless=True)
-    return file.getvalue()
 
 
 @pytest.mark.parametrize("format", ["GIF", "WEBP"])

@@ -33,7 +33,7 @@ def test_a_file(client, file, kind, expect):
     elif expect == "ok":
         assert found.status == 200, found.body
     if found.status != 200:
-        assert found.status == 400 and found.error["type"] == "invalid_request_error" and found.error["param"] == kind
+        assert found.status == 400 and found.error["type"] == "invalid_request_error" and found.error["param"] == "messages.0.content.1"
         assert found.error["code"] not in ("bad_request", None) and kind in found.error["message"]
     assert client.chat(WORDS[0]).status == 200
 

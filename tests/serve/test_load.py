@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_server import WORDS, Client, audio, clip, image, moving, png, running, slowed, video, wait_for
+from tiny_server import WORDS, Client, audio, clip, image, png, running, slowed, wait_for
 
 LONG = 40  # tokens
 
@@ -180,44 +180,7 @@ def test_a_byte_at_a_time_is_too_slow_but_a_steady_upload_is_not(run):
         steady.close()
 
 
-# ---- poison
-
-
-def good(number: int) -> tuple[Any, ...]:
-    return (WORDS[number % 3], *[(image(png(number)),), (audio(clip(number)),), (image(png(number)), video(moving(number)))][number % 3])
-
-
-BAD: list[tuple[Any, ...]] = [
-    (WORDS[0], image(b"")),
-    (WORDS[0], image(b"<svg xmlns='http://www.w3.org/2000/svg'/>")),
-    (WORDS[0], image(png()[:60])),
-    (WORDS[0], image(png()[:-30] + b"\0" * 30)),
-    (WORDS[0], image(clip())),
-    (WORDS[0], audio(png())),
-    (WORDS[0], audio(clip()[:30])),
-    (WORDS[0], audio(clip()[:200])),
-    (WORDS[0], video(b"#EXTM3U\n/etc/passwd")),
-    (WORDS[0], video(moving()[:100])),
-    ("is " * 200,),
-    ("",),
-]
-
-
-def test_poison_does_not_reach_its_neighbours(run):
-    with running(run) as client:
-        alone = {number: client.chat(*good(number)).text for number in range(6)}
-        sure = {number: client.chat(*good(number), task="kind").json["chiasm"]["score"] for number in range(6)}
-        with slowed(run, 0.01), ThreadPoolExecutor(12) as pool:
-            for bad in BAD:
-                waiting = [pool.submit(client.chat, *good(number)) for number in range(3)]
-                refused = [pool.submit(client.chat, *bad), pool.submit(client.chat, *bad, task="kind")]
-                waiting += [pool.submit(client.chat, *good(number)) for number in range(3, 6)]
-                judged = [pool.submit(client.chat, *good(number), task="kind") for number in range(6)]
-                assert [one.result().text for one in waiting] == [alone[number] for number in range(6)]
-                scores = [one.result().json["chiasm"]["score"] for one in judged]
-                assert scores == pytest.approx([sure[number] for number in range(6)], abs=1e-5)
-                assert {one.result().status for one in refused} == {400}
-                assert all(one.result().error["type"] == "invalid_request_error" for one in refused)
+# ---- those whose input breaks the model (that of others: test_poison.py)
 
 
 def test_a_row_that_breaks_the_model_breaks_alone(run, monkeypatch):

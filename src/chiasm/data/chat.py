@@ -112,7 +112,9 @@ def _without_placeholders(turns: list[tuple[str, str]], placeholder: str, items:
     if not items or not count:
         return turns
     if count != items:
-        raise BadInput("placeholder_mismatch", f"{count} {placeholder} in the messages, but {items} given", input="messages")
+        raise BadInput(
+            "placeholder_mismatch", f"{count} {placeholder} in the messages, but {items} given; write one for each", input="messages"
+        )
     return [(role, text.replace(placeholder, "").strip()) for role, text in turns]
 
 

@@ -72,6 +72,7 @@ class Collator:
     ):
         self.tasks, self.processor, self.unlabelled, self.empty = list(tasks), processor, unlabelled, empty
         self.reads: tuple[str, ...] = getattr(processor, "reads", ())  # inputs that the backbone takes in itself
+        self.longest: int | None = getattr(processor, "longest", None)  # tokens that the model has positions for
         self.media = [name for name in processor.modalities if any(name in task.inputs for task in self.tasks)]
         self.inputs = list(dict.fromkeys([*self.media, *(name for task in self.tasks for name in task.inputs)]))
         same = not isinstance(modality_dropout, Mapping)
@@ -97,13 +98,17 @@ class Collator:
                 row.hidden = self._hide(row, seed, epoch)
                 notes.update({f"{name}: hidden by modality dropout" for hides in row.hidden.values() for name in hides})
         key = (seed, epoch) if dropout else None
-        batches = [batch for number in range(len(self.tasks)) if (batch := self._batch(number, kept, key))]
+        batches = self._batches(kept, key)
+        if long := self._too_long(batches):
+            return self(_replaced(rows, long), control, seed=seed, epoch=epoch, dropout=dropout)
         return StepBatches(pool, batches, bad, len(rows), outcomes.count(FILTERED), dict(notes), outcomes=outcomes)
 
     def gathered(self, rows: Sequence[Opened | BadSample]) -> Gathered:
         """The usable rows and their pool, for `exchanged`."""
         kept, bad, _ = self._sort(rows)
-        return Gathered(self._pool(kept), kept, bad)
+        found = Gathered(self._pool(kept), kept, bad)
+        long = self._too_long(self._batches(kept))
+        return self.gathered(_replaced(rows, long)) if long else found
 
     def exchanged(self, gathered: Gathered, asked: Sequence[int], sources: Mapping[str, Sequence[int | None]]) -> StepBatches:
         """Batches of the rows `asked` (their places in `gathered`, repeats allowed), each with inputs of other rows.
@@ -123,8 +128,7 @@ class Collator:
                 row.units[name] = () if source is None else source.units.get(name, ())
                 row.changed[name] = self._nothing(name) if source is None else source.part(name)
             rows.append(row)
-        batches = [batch for number in range(len(self.tasks)) if (batch := self._batch(number, rows))]
-        return StepBatches(gathered.pool, batches, gathered.bad, len(rows))
+        return StepBatches(gathered.pool, self._batches(rows), gathered.bad, len(rows))
 
     def _sort(self, rows: Sequence[Opened | BadSample]) -> tuple[list[_Row], list[BadSample], list[str]]:
         """Rows that are used, samples that are refused, and what became of every row."""
@@ -149,7 +153,7 @@ class Collator:
             texts = {text for number in wanted for text in self.tasks[number].texts}  # a column of its own that a task reads is enough
             has_input = any(self._present(opened, name) for name in self.inputs) or any(sample.parts.get(text) for text in texts)
             if not self.empty and needs_input and not has_input:
-                raise BadInput("all_missing", f"{sample.id}: has none of the inputs {', '.join(self.inputs)}")
+                raise BadInput("all_missing", f"{sample.id}: has none of the inputs {', '.join(self.inputs)}; give one of them")
             for number in taken:
                 self.tasks[number].check_prompt(sample)
             for number in wanted:
@@ -182,6 +186,27 @@ class Collator:
         for row in kept:
             row.shown = shown
         return pool
+
+    def _batches(self, kept: list[_Row], key: tuple[int, int] | None = None) -> list[Batch]:
+        return [batch for number in range(len(self.tasks)) if (batch := self._batch(number, kept, key))]
+
+    def _too_long(self, batches: Sequence[Batch]) -> dict[str, BadSample]:
+        """By its id, every row whose text the model has no positions for: cut short it would lose its end, or its pictures."""
+        if self.longest is None:
+            return {}
+        found: dict[str, BadSample] = {}
+        tasks = {task.name: task for task in self.tasks}
+        for batch in batches:
+            task = tasks[batch.task]
+            most = self.longest - (self.unlabelled and task.writes)  # what is written needs a place
+            for sample, tokens in zip(batch.samples, task.lengths(batch, prompts=self.unlabelled), strict=True):
+                if tokens > most:
+                    texts = {name: len(text) for name in task.columns if isinstance(text := sample.parts.get(name), str)}
+                    column = max(texts, key=texts.__getitem__, default="")
+                    message = f"{tokens} tokens are longer than the {most} that the model has positions for (max_length)"
+                    message += "; shorten the text or give fewer pictures: nothing is cut off"
+                    found[sample.id] = BadSample(sample.id, sample.file, sample.line, column, "too_long", message)
+        return found
 
     def _batch(self, number: int, kept: list[_Row], key: tuple[int, int] | None = None) -> Batch | None:
         task = self.tasks[number]
@@ -277,6 +302,11 @@ def exchange(own: Sequence[Hashable], draws: Generator) -> list[int] | None:
     order = draws.permutation(len(distinct))
     following = {distinct[a]: distinct[b] for a, b in zip(order, np.roll(order, -1), strict=True)}  # one cycle: nothing maps to itself
     return [first[following[value]] for value in own]
+
+
+def _replaced(rows: Sequence[Opened | BadSample], refused: Mapping[str, BadSample]) -> list[Opened | BadSample]:
+    """The rows with those refused by their id."""
+    return [row if isinstance(row, BadSample) else refused.get(row.sample.id, row) for row in rows]
 
 
 def _items(opened: Opened, name: str) -> list[tuple[str, Any]]:

@@ -74,7 +74,7 @@ class Split:
 
     def bad(self, index: int, error: BadInput) -> BadSample:
         name, file, line = self.source.origin(index)
-        return BadSample(id=name, file=file, line=line, input=error.input, reason=error.reason, message=str(error))
+        return BadSample(id=name, file=file, line=line, input=error.input, reason=error.reason, message=str(error), item=error.item)
 
     def outline(self) -> Outline:
         """Lengths and shared pictures of all rows; every record is read once, on the first call."""
@@ -117,7 +117,7 @@ class _Opening:
                     several = items_of(raw)
                     if raw is None or several == []:
                         continue
-                    made = [self.item(name, modality, item, sample, number) for number, item in enumerate(several or [raw])]
+                    made = [self.item(name, modality, item, sample, number, several) for number, item in enumerate(several or [raw])]
                 values[name] = [value for _, value, _ in made] if several else made[0][1]
                 keys[name] = tuple(key for key, _, _ in made) if several else made[0][0]
                 notes += [f"{name}: {note}" for _, _, found in made for note in found]
@@ -125,14 +125,18 @@ class _Opening:
         except BadInput as error:
             return self.split.bad(index, error)
 
-    def item(self, name: str, modality: Modality, raw: Any, sample: Sample, number: int) -> tuple[str, Any, tuple[str, ...]]:
+    def item(
+        self, name: str, modality: Modality, raw: Any, sample: Sample, number: int, several: list[Any] | None
+    ) -> tuple[str, Any, tuple[str, ...]]:
+        """(identity, value, notes) of one of a row's pictures or clips; BadInput says which one where there are several."""
         identity = modality.identity(raw, root=sample.root)
         key = identity if identity is not None else f"{sample.id}#{number}"
         if (name, key) not in self.opened:
             self.opened[name, key] = self._open(name, modality, raw, sample.root, key)
         found = self.opened[name, key]
         if isinstance(found, BadInput):
-            raise BadInput(found.reason, str(found), input=found.input)
+            which = f"item {number + 1} of {len(several)}: " if several else ""
+            raise BadInput(found.reason, f"{which}{found}", input=found.input, item=number if several else None)
         return key, *found
 
     def _open(self, name: str, modality: Modality, raw: Any, root: str | None, key: str) -> tuple[Any, tuple[str, ...]] | BadInput:

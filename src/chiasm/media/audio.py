@@ -136,7 +136,7 @@ class Audio(base.Modality):
             header = containers.sound_header(file, format, size)
             _check_header(header.rate, header.channels, name)
             if header.fault is not None:
-                raise BadInput(header.fault[0], f"{name}: {header.fault[1]}")
+                raise BadInput(header.fault[0], f"{name}: {header.fault[1]}; {containers.AGAIN}")
             if header.open_end:
                 notes.append("breaks off")
             file.seek(0)
@@ -147,7 +147,7 @@ class Audio(base.Modality):
             except (soundfile.SoundFileError, RuntimeError) as error:
                 reason = "truncated" if size < 64 or (format == "FLAC" and file.tell() >= size) else "corrupt"
                 problem = str(error).rpartition(">: ")[2]  # without the name of the file object
-                raise BadInput(reason, f"{name}: not a readable {format} ({problem})") from None
+                raise BadInput(reason, f"{name}: not a readable {format} ({problem}); {containers.AGAIN}") from None
 
     def _read(self, sound: soundfile.SoundFile, name: str, notes: list[str]) -> np.ndarray:
         """Decode at most the limit, block by block, keeping one channel of each block."""
@@ -163,9 +163,9 @@ class Audio(base.Modality):
                 block = self._channels(block)
             blocks.append(block)
         if read < wanted and sound.frames < 1 << 60 and sound.format != "MP3":  # an MP3's length is an estimate
-            raise BadInput("truncated", f"{name}: the header says {sound.frames} frames, {read} are there")
+            raise BadInput("truncated", f"{name}: the header says {sound.frames} frames, {read} are there; {containers.AGAIN}")
         if not blocks:
-            raise BadInput("empty", f"{name} has no sound in it (0 frames)")
+            raise BadInput("empty", f"{name} has no sound in it (0 frames); record or save it again")
         return self._one_channel(np.concatenate(blocks), energy, read, notes)
 
     def _channels(self, block: np.ndarray) -> np.ndarray:
@@ -197,7 +197,7 @@ class Audio(base.Modality):
         _check_header(sound.rate, channels, "the sound")
         samples = samples[: self._kept(len(samples), sound.rate, "the sound", notes)].reshape(-1, channels)
         if len(samples) == 0:
-            raise BadInput("empty", "the sound has 0 frames")
+            raise BadInput("empty", "the sound has 0 frames; leave it out")
         energy = np.square(samples, dtype=np.float64).sum(0)
         kept = self._channels(samples) if channels > 1 else samples
         return self._one_channel(kept, energy, len(samples), notes).astype(np.float32)
@@ -215,7 +215,7 @@ class Audio(base.Modality):
     def _checked(self, samples: np.ndarray, rate: int, name: str, notes: list[str]) -> np.ndarray:
         """Finite, within -1..1, at the wanted rate."""
         if not np.isfinite(samples).all():
-            raise BadInput("nonfinite", f"{name} has samples that are NaN or infinite")
+            raise BadInput("nonfinite", f"{name} has samples that are NaN or infinite; save it again as 16-bit")
         peak = float(np.abs(samples).max())
         if peak > 1:
             notes.append("clipped")
@@ -225,7 +225,7 @@ class Audio(base.Modality):
             notes.append("resampled")
             samples = soxr.resample(samples, rate, self.options.sampling_rate)
             if len(samples) == 0:
-                raise BadInput("empty", f"{name} is too short to be resampled from {rate} Hz")
+                raise BadInput("empty", f"{name} is too short to be resampled from {rate} Hz; give a longer one")
         return np.clip(samples, -1, 1)
 
 
@@ -234,8 +234,9 @@ def seconds_of(data: bytes) -> float | None:
     try:
         containers.sound_format(data[:16])
         with soundfile.SoundFile(io.BytesIO(data)) as sound:
+            _check_header(sound.samplerate, sound.channels, "the sound")
             return sound.frames / sound.samplerate if 0 < sound.frames < 1 << 60 else None
-    except (BadInput, soundfile.SoundFileError, RuntimeError, ZeroDivisionError):
+    except (BadInput, soundfile.SoundFileError, RuntimeError):
         return None
 
 
@@ -248,9 +249,9 @@ def wav_bytes(sound: Sound) -> bytes:
 
 def _check_header(rate: int | None, channels: int | None, name: str) -> None:
     if rate is not None and not LEAST_RATE <= rate <= GREATEST_RATE:
-        raise BadInput("bad_rate", f"{name} has a sampling rate of {rate} Hz, not one between {LEAST_RATE} and {GREATEST_RATE}")
+        raise BadInput("bad_rate", f"{name} has a sampling rate of {rate} Hz; convert it to one from {LEAST_RATE} to {GREATEST_RATE}")
     if channels is not None and not 1 <= channels <= MOST_CHANNELS:
-        raise BadInput("bad_channels", f"{name} has {channels} channels, not 1 to {MOST_CHANNELS}")
+        raise BadInput("bad_channels", f"{name} has {channels} channels; mix them down to 1, or at most {MOST_CHANNELS}")
 
 
 def _loudness(samples: np.ndarray) -> float:

@@ -29,10 +29,10 @@ def clean(value: Any, options: TextOptions) -> tuple[str, tuple[str, ...]]:
     notes: list[str] = []
     text = _decoded(value, options.max_chars)
     if len(text) > options.max_chars:
-        raise BadInput("too_long", f"text of {len(text)} characters, more than max_chars ({options.max_chars})")
+        raise BadInput("too_long", f"text of {len(text)} characters, more than max_chars ({options.max_chars}); shorten it")
     half = SURROGATE.search(text)
     if half:
-        raise BadInput("bad_encoding", f"text with half a surrogate pair at character {half.start()}: not valid Unicode")
+        raise BadInput("bad_encoding", f"text with half a surrogate pair at character {half.start()}; write the character itself in UTF-8")
     if text.startswith("\ufeff"):
         notes.append("byte order mark removed")
         text = text.lstrip("\ufeff")
@@ -43,7 +43,7 @@ def clean(value: Any, options: TextOptions) -> tuple[str, tuple[str, ...]]:
         notes.append("normalised")
         text = unicodedata.normalize(options.normalise, text)
     if not text.strip():
-        raise BadInput("empty", "empty text")
+        raise BadInput("empty", "empty text; write something, or leave it out")
     return text, tuple(notes)
 
 
@@ -53,7 +53,7 @@ def _decoded(value: Any, max_chars: int) -> str:
     if not isinstance(value, (bytes, bytearray)):
         raise BadInput("bad_type", f"expected text, found {type(value).__name__} {str(value)[:40]!r}; write it in quotes")
     if len(value) > 4 * max_chars:
-        raise BadInput("too_long", f"text of {len(value)} bytes, more than max_chars ({max_chars}) allows")
+        raise BadInput("too_long", f"text of {len(value)} bytes, more than max_chars ({max_chars}) allows; shorten it")
     try:
         return value.decode("utf-8")
     except UnicodeDecodeError as error:

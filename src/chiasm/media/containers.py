@@ -60,6 +60,7 @@ VIDEOS = {  # what a file may start with -> libav's name of the one demuxer that
     b"GIF87a": "GIF",
     b"GIF89a": "GIF",
 }
+AGAIN = "copy or save the file again"  # what helps a file that is cut off or damaged
 MOVIE_BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")
 
 
@@ -108,7 +109,7 @@ def checked_video(file: BinaryIO, name: str) -> str:
     except BadInput as error:
         raise BadInput(error.reason, f"{name} {error}") from None
     if format == "mov" and (fault := movie_fault(file, size)) is not None:
-        raise BadInput(fault[0], f"{name}: {fault[1]}")
+        raise BadInput(fault[0], f"{name}: {fault[1]}; {AGAIN}")
     file.seek(0)
     return format
 
@@ -257,7 +258,7 @@ def _other_format(data: bytes, wanted: str) -> BadInput:
         found = "MP4, HEIC or AVIF"
     if found is not None:
         return BadInput("format_not_allowed", f"is {found}; convert it to {wanted}")
-    return BadInput("unknown_format", f"is not {wanted} (starts with {data[:12]!r})")
+    return BadInput("unknown_format", f"is not {wanted} (starts with {data[:12]!r}); convert it to one")
 
 
 def _text(data: bytes) -> bytes:

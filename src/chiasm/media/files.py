@@ -67,7 +67,7 @@ def open_binary(value: Any, *, root: str | None, limit: int | None = None) -> Bi
         raise BadInput("bad_type", f"expected a path or bytes, found {describe(value)}")
     if size == 0:
         file.close()
-        raise BadInput("empty", f"{describe(value)} is empty (0 bytes)")
+        raise BadInput("empty", f"{describe(value)} is empty (0 bytes); give a file with something in it")
     if limit is not None and size > limit:
         raise _too_large(value, size, limit)
     return file
@@ -81,12 +81,13 @@ def resolve(path: str | os.PathLike[str], *, root: str | None) -> tuple[str, int
     except (OSError, ValueError) as error:
         where = "" if os.path.isabs(path) else f" in {root}"
         if isinstance(error, FileNotFoundError):
-            raise BadInput("not_found", f"{describe(path)} was not found{where}") from None
-        raise BadInput("not_found", f"{describe(path)} cannot be read{where}: {getattr(error, 'strerror', None) or error}") from None
+            raise BadInput("not_found", f"{describe(path)} was not found{where}; check its name, or set data.root to its folder") from None
+        problem = getattr(error, "strerror", None) or error
+        raise BadInput("not_found", f"{describe(path)} cannot be read{where}: {problem}; check its name and rights") from None
     if stat.S_ISDIR(found.st_mode):
-        raise BadInput("not_found", f"{describe(path)} is a folder, not a file")
+        raise BadInput("not_found", f"{describe(path)} is a folder; name a file in it")
     if not stat.S_ISREG(found.st_mode):
-        raise BadInput("outside_root", f"{describe(path)} is a device, pipe or socket, not a file")
+        raise BadInput("outside_root", f"{describe(path)} is a device, pipe or socket; give a regular file")
     return real, found.st_size
 
 
@@ -138,7 +139,7 @@ def _inside(path: str | os.PathLike[str], root: str | None) -> str:
     if root is None:
         raise BadInput("outside_root", f"{describe(path)}: paths are not allowed here; give the bytes, or name a folder as data.root")
     if "\0" in str(name) or "://" in str(name):
-        raise BadInput("outside_root", f"{describe(path)} is not a path below {root}")
+        raise BadInput("outside_root", f"{describe(path)} is not a path below {root}; give the file itself, from that folder")
     base = os.path.realpath(root)
     try:
         real = os.path.realpath(os.path.join(base, os.fsdecode(name)))
@@ -155,15 +156,18 @@ def _open_regular(path: str) -> BinaryIO:
     try:
         handle = os.open(path, functools.reduce(operator.or_, flags, os.O_RDONLY))
     except OSError as error:
-        raise BadInput("not_found", f"{path} cannot be opened: {error.strerror}") from None
+        raise BadInput("not_found", f"{path} cannot be opened: {error.strerror}; check its rights") from None
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
-        raise BadInput("outside_root", f"{path} is a device, pipe or socket, not a file")
+        raise BadInput("outside_root", f"{path} is a device, pipe or socket; give a regular file")
     return open(handle, "rb")
 
 
 def _too_large(value: Any, size: int, limit: int) -> BadInput:
-    return BadInput("too_large", f"{describe(value)}: {size / MEGABYTE:.1f} MB, more than the limit of {limit / MEGABYTE:g} MB")
+    return BadInput(
+        "too_large",
+        f"{describe(value)}: {size / MEGABYTE:.1f} MB, more than the limit of {limit / MEGABYTE:g} MB; make it smaller, or raise max_bytes",
+    )
 
 
 def hashed(data: Any) -> str:

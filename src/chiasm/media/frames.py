@@ -17,6 +17,7 @@ import numpy as np
 import PIL.Image
 from PIL import GifImagePlugin, WebPImagePlugin  # noqa: F401  (so that open never loads all)
 
+from chiasm.media.containers import AGAIN
 from chiasm.types import BadInput
 
 MODERN = ("h264", "hevc", "av1", "libdav1d", "vp8", "vp9", "libvpx", "libvpx-vp9", "mpeg4", "theora")
@@ -50,7 +51,7 @@ def read_animation(file: BinaryIO, format: str, name: str, choose: Choose, keep:
         with PIL.Image.open(file, formats=[format]) as image:
             frames = getattr(image, "n_frames", 1)
             if frames > MOST_FRAMES:
-                raise BadInput("too_long", f"{name} has {frames} frames, more than {MOST_FRAMES}")
+                raise BadInput("too_long", f"{name} has {frames} frames, more than {MOST_FRAMES}; cut it into shorter ones")
             delays = np.zeros(frames)
             for number in range(frames):
                 image.seek(number)
@@ -66,7 +67,7 @@ def read_animation(file: BinaryIO, format: str, name: str, choose: Choose, keep:
     except BadInput:
         raise
     except (*FAULTS, SyntaxError, KeyError, AttributeError) as error:
-        raise BadInput("corrupt", f"{name}: frame {number} of the {format} cannot be read ({error})") from None
+        raise BadInput("corrupt", f"{name}: frame {number} of the {format} cannot be read ({error}); {AGAIN}") from None
 
 
 def read_frames(
@@ -83,18 +84,18 @@ def read_frames(
     except BadInput:
         raise
     except FAULTS as error:
-        raise BadInput("corrupt", f"{name}: not a readable video ({said(error)})") from None
+        raise BadInput("corrupt", f"{name}: not a readable video ({said(error)}); {AGAIN}") from None
 
 
 def open_nothing(url: str, flags: int, options: dict[str, str]) -> Any:
-    raise BadInput("demuxer_not_allowed", f"the video refers to another file, {url[:200]!r}")
+    raise BadInput("demuxer_not_allowed", f"the video refers to another file, {url[:200]!r}; save it as one file")
 
 
 def _stream(container: Any, name: str, check_size: Callable[[int, int], None]) -> Any:
     """The first stream of moving pictures (a sound's cover is none), with its size checked before anything is decoded."""
     streams = [s for s in container.streams.video if not s.disposition & s.disposition.attached_pic]
     if not streams:
-        raise BadInput("no_video_stream", f"{name} has no moving picture in it")
+        raise BadInput("no_video_stream", f"{name} has no moving picture in it; a sound goes in an audio input")
     stream, codec = streams[0], streams[0].codec_context
     if codec.name not in CODECS:
         raise BadInput("format_not_allowed", f"{name} is coded as {codec.name}; convert it to H.264")
@@ -117,9 +118,9 @@ def _index(container: Any, stream: Any, counted: bool, name: str, notes: list[st
             if packet.is_keyframe:
                 keys.append(stamp)
         if length > MOST_FRAMES:
-            raise BadInput("too_long", f"{name} has more than {MOST_FRAMES} frames")
+            raise BadInput("too_long", f"{name} has more than {MOST_FRAMES} frames; cut it into shorter ones")
     if not length:
-        raise BadInput("empty", f"{name} has no frame in it")
+        raise BadInput("empty", f"{name} has no frame in it; {AGAIN}")
     ticks = np.unique(np.array(stamps, dtype=np.int64))
     rate = float(stream.average_rate or 0) or LIKELY_RATE
     if not counted and len(ticks) > max(1, length // 2):
@@ -139,7 +140,7 @@ def _check_whole(container: Any, stream: Any, length: int, index: Index, name: s
     named, found = (stream.frames, length) if stream.frames else (seconds, index.end if seconds - index.end > 1 else seconds)
     if found < WHOLE * named:
         unit = "frames" if stream.frames else "seconds"
-        raise BadInput("truncated", f"{name}: the header says {named:g} {unit}, {found:g} are there")
+        raise BadInput("truncated", f"{name}: the header says {named:g} {unit}, {found:g} are there; {AGAIN}")
     if found < named:
         notes.append("breaks off")
 
@@ -158,9 +159,9 @@ def _decode(container: Any, stream: Any, index: Index, wanted: Sequence[int], na
         try:
             frame = reader.frame(number)
         except FAULTS as error:
-            raise BadInput("corrupt", f"{name}: frame {number} of {len(index.times)} cannot be decoded ({said(error)})") from None
+            raise BadInput("corrupt", f"{name}: frame {number} of {len(index.times)} cannot be decoded ({said(error)}); {AGAIN}") from None
         if frame is None or frame.is_corrupt:
-            raise BadInput("corrupt", f"{name}: frame {number} of {len(index.times)} cannot be decoded")
+            raise BadInput("corrupt", f"{name}: frame {number} of {len(index.times)} cannot be decoded; {AGAIN}")
         kept[number] = keep(_upright(frame))
     return [kept[number] for number in wanted]
 

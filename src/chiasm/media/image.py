@@ -105,7 +105,7 @@ class Image(base.Modality):
         self._check_size(*image.size, name, notes)
         fault = containers.picture_fault(data, format)
         if fault is not None:
-            raise BadInput(fault[0], f"{name}: {fault[1]}")
+            raise BadInput(fault[0], f"{name}: {fault[1]}; {containers.AGAIN}")
         if format == "JPEG" and self.options.size != "original" and not self.options.exact:
             side = int(JPEG_GAP * np.max([np.max(self.options.size), self.options.short_side or 0]))
             image.draft(None, (side, side))
@@ -115,11 +115,17 @@ class Image(base.Modality):
         """Limits, from the header alone."""
         options, short, long = self.options, min(width, height), max(width, height)
         if width * height > options.max_pixels:
-            raise BadInput("too_many_pixels", f"{name} has {width}x{height} pixels, more than max_pixels ({options.max_pixels})")
+            raise BadInput(
+                "too_many_pixels", f"{name} has {width}x{height} pixels, more than max_pixels ({options.max_pixels}); make it smaller"
+            )
         if short < options.min_size:
-            raise BadInput("too_small", f"{name} has {width}x{height} pixels, a side below min_size ({options.min_size})")
+            raise BadInput(
+                "too_small", f"{name} has {width}x{height} pixels, a side below min_size ({options.min_size}); give a larger one"
+            )
         if options.max_aspect is not None and long > options.max_aspect * short:
-            raise BadInput("bad_aspect", f"{name} has {width}x{height} pixels, longer than max_aspect ({options.max_aspect:g}) allows")
+            raise BadInput(
+                "bad_aspect", f"{name} has {width}x{height} pixels, longer than max_aspect ({options.max_aspect:g}) allows; cut it"
+            )
         if long < 8:
             notes.append("tiny")
         elif long > 50 * short:
@@ -236,16 +242,18 @@ def _decoding(step: Callable[[], Any], format: str, name: str, data: bytes = b""
             return step()
     except BadInput as error:
         raise BadInput(error.reason, str(error) if name in str(error) else f"{name} {error}") from None
-    except (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning) as error:
-        raise BadInput("too_many_pixels", f"{name}: {error}") from None
+    except (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning):
+        raise BadInput("too_many_pixels", f"{name} has more pixels than are ever decoded; make it smaller") from None
     except DECODER_ERRORS as error:
         fault = containers.picture_fault(data, format)
         if "MAX_TEXT" in str(error):
-            fault = "metadata_bomb", "its text or colour profile unpacks to more than is reasonable"
-        elif fault is None:
+            bomb = f"{name}: its text or colour profile unpacks to more than is reasonable; save it without them"
+            raise BadInput("metadata_bomb", bomb) from None
+        if fault is None:
             reason = "truncated" if "truncated" in str(error).lower() or 0 < len(data) < 64 else "corrupt"
-            fault = reason, f"not a readable {format} ({error or type(error).__name__})"
-        raise BadInput(fault[0], f"{name}: {fault[1]}") from None
+            said = "its header cannot be read" if isinstance(error, PIL.UnidentifiedImageError) else error or type(error).__name__
+            fault = reason, f"not a readable {format} ({said})"
+        raise BadInput(fault[0], f"{name}: {fault[1]}; {containers.AGAIN}") from None
 
 
 def _orientation(image: PIL.Image.Image) -> int:
@@ -282,7 +290,7 @@ def _to_rgb(image: PIL.Image.Image, notes: list[str]) -> PIL.Image.Image:
 def _to_bytes(values: np.ndarray, *, deep: bool = False) -> np.ndarray:
     """Scale numbers to uint8: 0-1, 0-255 or 0-65535 are taken as such, anything else from its least to its greatest value."""
     if not np.isfinite(values).all():
-        raise BadInput("unsupported_mode", "has pixels that are NaN or infinite")
+        raise BadInput("unsupported_mode", "has pixels that are NaN or infinite; save it in 8 bits")
     low, high = float(values.min()), float(values.max())
     if deep or values.dtype == np.uint16 or (low >= 0 and 255 < high <= 65535):
         scaled = values.astype(np.float32) / 257

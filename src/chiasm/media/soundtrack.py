@@ -7,6 +7,7 @@ from typing import BinaryIO
 import av
 import numpy as np
 
+from chiasm.media.containers import AGAIN
 from chiasm.media.frames import FAULTS, open_nothing, said
 from chiasm.types import BadInput, Sound
 
@@ -35,9 +36,9 @@ def read_soundtrack(file: BinaryIO, format: str, name: str, seconds: float) -> S
                 if sum(block.shape[1] for block in blocks) > wanted:
                     break
             if not blocks:
-                raise BadInput("empty", f"{name} has no sound in its sound track (0 frames)")
+                raise BadInput("empty", f"{name} has no sound in its sound track (0 frames); leave this input out for such rows")
             return Sound(np.concatenate(blocks, axis=1).T, int(codec.sample_rate))
     except BadInput:
         raise
     except FAULTS as error:
-        raise BadInput("corrupt", f"{name}: its sound track cannot be read ({said(error)})") from None
+        raise BadInput("corrupt", f"{name}: its sound track cannot be read ({said(error)}); {AGAIN}") from None

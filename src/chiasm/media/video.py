@@ -148,7 +148,7 @@ class Video(base.Modality):
         if frames.ndim != 4 or frames.shape[3] not in (1, 3, 4) or len(times) != len(frames):
             raise BadInput("bad_shape", f"must be numbers [frames, height, width, 3], found {frames.dtype} {list(frames.shape)}")
         if not len(frames):
-            raise BadInput("empty", "the video has 0 frames")
+            raise BadInput("empty", "the video has 0 frames; leave it out")
         wanted = sampler(times, _end(times, self.options.frame_rate))
         return [self._picture(frames[number], "the video", sampler) for number in wanted], times[wanted]
 
@@ -156,7 +156,7 @@ class Video(base.Modality):
         self, pictures: Sequence[Any], name: str, root: str | None, sampler: _Sampler
     ) -> tuple[list[np.ndarray], np.ndarray]:
         if not pictures:
-            raise BadInput("empty", f"{name} holds no pictures")
+            raise BadInput("empty", f"{name} holds no pictures; name a folder that does")
         times = np.arange(len(pictures)) / self.options.frame_rate
         wanted = sampler(times, _end(times, self.options.frame_rate))
         opened = {number: self._picture(pictures[number], f"frame {number} of {name}", sampler, root) for number in set(wanted)}
@@ -173,9 +173,11 @@ class Video(base.Modality):
 
     def _check_size(self, width: int, height: int, name: str) -> None:
         if width < 1 or height < 1:
-            raise BadInput("corrupt", f"{name} says that its frames are {width}x{height} pixels")
+            raise BadInput("corrupt", f"{name} says that its frames are {width}x{height} pixels; {containers.AGAIN}")
         if width * height > self.options.max_pixels:
-            raise BadInput("too_many_pixels", f"{name} has {width}x{height} pixels, more than max_pixels ({self.options.max_pixels})")
+            raise BadInput(
+                "too_many_pixels", f"{name} has {width}x{height} pixels, more than max_pixels ({self.options.max_pixels}); make it smaller"
+            )
 
     def _folder(self, value: Any, root: str | None) -> list[str] | None:
         """The pictures of a folder that is one clip; None where the value names no folder."""

@@ -25,7 +25,7 @@ from chiasm.serve.batches import Row, answer, failure
 from chiasm.serve.settings import Settings
 from chiasm.serve.slots import Slots
 from chiasm.serve.work import Busy, Stopped, Ticket, Work
-from chiasm.types import BadInput, ChiasmError, StepBatches
+from chiasm.types import ChiasmError, StepBatches
 
 READERS = 2  # threads that decode media and read prompts
 AT_ONCE = 32  # rows of a micro-batch
@@ -218,9 +218,6 @@ class Engine:
         task = self.run.task_for(opened.sample.parts, work.task)
         settings = Settings.of(task, work) if task.writes else None
         tokens = self._prompt_tokens(self._collate(task, [opened]))
-        longest = self.run.model.model.max_length
-        if tokens > longest - bool(settings):
-            raise BadInput("too_long", f"a text of {tokens} tokens is longer than the {longest} that the model has positions for")
         slotted = settings is not None and self.slots.suit(settings)
         return Row(Ticket(), task, opened, tokens, settings, slotted)
 

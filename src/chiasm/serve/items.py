@@ -47,7 +47,7 @@ def rows_of(given: Any, where: str, limits: Limits) -> list[tuple[Part, ...]]:
 
 def parts_of(item: Any, where: str) -> tuple[Part, ...]:
     if isinstance(item, str):
-        return (Part("text", item),)
+        return (Part("text", item, where=where),)
     if isinstance(item, list):
         return tuple(part_of(part, f"{where}.{number}") for number, part in enumerate(item))
     return (part_of(item, where),)

@@ -88,12 +88,12 @@ ContentPart = Annotated[TextPart | ImagePart | AudioPart | VideoPart, Field(disc
 def part_of(given: TextPart | ImagePart | AudioPart | VideoPart, where: str) -> Part:
     """A content part as a part of a conversation. `where`: how an error names it."""
     if isinstance(given, TextPart):
-        return Part("text", given.text)
+        return Part("text", given.text, where=where)
     if isinstance(given, ImagePart):
-        return Part("image", from_uri(given.image_url.url, f"{where}.image_url.url"), given.input)
+        return Part("image", from_uri(given.image_url.url, f"{where}.image_url.url"), given.input, where)
     if isinstance(given, VideoPart):
-        return Part("video", from_uri(given.video_url.url, f"{where}.video_url.url"), given.input)
-    return Part("audio", from_base64(given.input_audio.data, f"{where}.input_audio.data"), given.input)
+        return Part("video", from_uri(given.video_url.url, f"{where}.video_url.url"), given.input, where)
+    return Part("audio", from_base64(given.input_audio.data, f"{where}.input_audio.data"), given.input, where)
 
 
 def from_uri(uri: str, where: str) -> bytes:
@@ -115,7 +115,7 @@ def from_base64(text: str, where: str) -> bytes:
     try:
         return b64decode(text.encode("ascii"), validate=True)
     except (binascii.Error, UnicodeEncodeError):
-        raise Refused(400, f"{where}: not base64", param=where, code="not_base64") from None
+        raise Refused(400, f"{where}: not base64; send the file's bytes in base64", param=where, code="not_base64") from None
 
 
 def check_media(parts: list[Part], limits: Limits) -> None:
@@ -131,4 +131,4 @@ def check_media(parts: list[Part], limits: Limits) -> None:
         seconds = seconds_of(part.value) if part.modality == "audio" else None
         if seconds is not None and seconds > limits.audio_seconds:
             message = f"a sound of {seconds:.0f} s; one may be {limits.audio_seconds:g} s long"
-            raise Refused(400, message, param="messages", code="too_long")
+            raise Refused(400, message, param=part.where or "messages", code="too_long")

@@ -16,11 +16,13 @@ from typing import Any, Literal, TypeVar
 from starlette.requests import ClientDisconnect, Request
 
 from chiasm.components import did_you_mean
+from chiasm.conversation import Asked
 from chiasm.serve.errors import Refused, log, refusal
 from chiasm.serve.limits import Limits
 from chiasm.serve.work import Busy, Finished
+from chiasm.types import BadInput
 
-__all__ = ["BUCKETS", "Counts", "Service", "log", "service", "unless_gone"]
+__all__ = ["BUCKETS", "Counts", "Service", "log", "naming", "service", "unless_gone"]
 
 Result = TypeVar("Result")
 State = Literal["loading", "ready", "draining", "failed"]
@@ -115,6 +117,14 @@ class Service:
 def service(request: Request) -> Service:
     """A route's service."""
     return request.app.state.service
+
+
+async def naming(question: Asked, work: Awaitable[Result]) -> Result:
+    """What `work` gives; where a piece of the conversation cannot be used, the error names that piece."""
+    try:
+        return await work
+    except BadInput as error:
+        raise Refused(400, str(error), param=question.where(error), code=error.reason) from None
 
 
 async def unless_gone(request: Request, work: Awaitable[Result], counts: Counts) -> Result:

@@ -234,9 +234,9 @@ def alone(tokens: Tokens) -> Tokens:
 
 def widened(tokens: Tokens) -> Tokens:
     """The same tokens, at least two a row: a compiler makes code of its own for one."""
-    if tokens.values.shape[1] != 1:
+    if tokens.values.shape[1] != 1 or tokens.item is None:
         return tokens
-    mask, item = (functional.pad(part, (0, 1)) for part in (tokens.mask, tokens.item))
+    mask, item = functional.pad(tokens.mask, (0, 1)), functional.pad(tokens.item, (0, 1))
     return replace(tokens, values=functional.pad(tokens.values, (0, 0, 0, 1)), mask=mask, item=item, grid=None)
 
 

@@ -143,6 +143,15 @@ class Task:
         """
         raise NotImplementedError
 
+    def lengths(self, batch: Batch, *, prompts: bool = False) -> list[int]:
+        """[R] tokens of each row's longest text as the backbone is to read it; `prompts`: without what a task that writes learns to."""
+        given = batch.inputs
+        if prompts and "prompt_lengths" in given:
+            return given["prompt_lengths"].tolist()
+        names = ("attention_mask",) if prompts else ("attention_mask", "decoder_attention_mask")
+        found = [given[name].sum(1) for name in names if name in given]
+        return torch.stack(found).amax(0).tolist() if found else [0] * len(batch)
+
     def loss(self, model: Any, batch: Batch, streams: Streams) -> LossParts:
         raise NotImplementedError
 

@@ -102,6 +102,12 @@ class Contrast(Task):
             keys[side] = torch.tensor([key_of(as_text(sample.parts.get(side))) for sample in samples])
         return inputs, {"same": same, "keys": keys, "weight": float(len(samples))}
 
+    def lengths(self, batch: Batch, *, prompts: bool = False) -> list[int]:
+        if self.options.text == "embeddings":
+            return [0] * len(batch)  # read without positions
+        sides = [batch.inputs[f"{side}_mask"].sum(1)[which] for side, which in batch.targets["same"].items()]
+        return torch.stack(sides).amax(0).tolist() if sides else [0] * len(batch)
+
     def side(self, model: Any, batch: Batch, streams: Streams, side: str) -> tuple[Tensor, Tensor]:
         """(unit-length embeddings of the distinct pictures or texts [D, width], which of them each row has [R])."""
         if self.is_stream(side):

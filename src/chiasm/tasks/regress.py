@@ -43,10 +43,16 @@ class Regress(PromptedTask):
             number = float(value)
         except (TypeError, ValueError):
             raise BadInput(
-                "bad_type", f"task {self.name}: '{value}' in column '{self.options.target}' is not a number", input=self.options.target
+                "bad_type",
+                f"task {self.name}: '{value}' in column '{self.options.target}' is not a number; write one, or leave it empty",
+                input=self.options.target,
             ) from None
         if number in (float("inf"), float("-inf")):
-            raise BadInput("nonfinite", f"task {self.name}: column '{self.options.target}' is infinite", input=self.options.target)
+            raise BadInput(
+                "nonfinite",
+                f"task {self.name}: column '{self.options.target}' is infinite; write a number, or leave it empty",
+                input=self.options.target,
+            )
         return number
 
     def fit(self, samples: Sequence[Sample]) -> None:

@@ -73,7 +73,9 @@ class Template:
         for name in sorted(self.placed):
             items, written = items_in(sample.parts.get(name), self.inputs[name]), places.count(name)
             if items and items != written:
-                message = f"{sample.id}: {{{name}}} is written {written} time(s) for {items} item(s) of {name}"
+                message = (
+                    f"{sample.id}: {{{name}}} is written {written} time(s) for {items} item(s) of {name}; give as many as it is written"
+                )
                 raise BadInput("placeholder_mismatch", message, input=name)
 
     def gathered(self, sample: Sample, columns: Mapping[str, str]) -> Sample:

@@ -64,7 +64,10 @@ class CsvTable(FileSource):
         except csv.Error as error:
             raise BadInput("bad_csv", f"{where}: {error}; a quote inside a quoted cell is written twice") from None
         if len(cells) != len(self._columns):
-            raise BadInput("wrong_columns", f"{where}: {len(cells)} cells, but the header has {len(self._columns)} columns")
+            raise BadInput(
+                "wrong_columns",
+                f"{where}: {len(cells)} cells, but the header has {len(self._columns)} columns; put a cell with a delimiter in quotes",
+            )
         return self.sample(index, {name: cell or None for name, cell in zip(self._columns, cells, strict=True)})
 
     def _read_header(self, file: BinaryIO) -> tuple[int, int]:

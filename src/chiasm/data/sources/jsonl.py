@@ -45,7 +45,8 @@ class JsonLines(FileSource):
     def read(self, index: int) -> Sample:
         if self._sizes[index] > LONGEST_LINE:
             raise BadInput(
-                "too_long", f"{self._where(index)}: the line has {self._sizes[index]:,} bytes, at most {LONGEST_LINE:,} are read"
+                "too_long",
+                f"{self._where(index)}: the line has {self._sizes[index]:,} bytes, at most {LONGEST_LINE:,} are read; put it in a file",
             )
         with self.path.open("rb") as file:
             file.seek(self._offsets[index])
@@ -61,12 +62,14 @@ class JsonLines(FileSource):
         try:
             record = json.loads(text.strip())
         except json.JSONDecodeError as error:
-            raise BadInput("bad_json", f"{self._where(index)}: not JSON: {error.msg} at column {error.colno}") from None
+            raise BadInput(
+                "bad_json", f"{self._where(index)}: not JSON: {error.msg} at column {error.colno}; a line is one object"
+            ) from None
         except (ValueError, RecursionError) as error:  # a number of thousands of digits; nesting without end
-            raise BadInput("bad_json", f"{self._where(index)}: not usable JSON: {error}") from None
+            raise BadInput("bad_json", f"{self._where(index)}: not usable JSON: {error}; a line is one object") from None
         if not isinstance(record, dict):
             raise BadInput(
-                "not_an_object", f'{self._where(index)}: a {type(record).__name__}, but a record is an object: {{"column": value, ...}}'
+                "not_an_object", f'{self._where(index)}: a {type(record).__name__}; write a record as an object: {{"column": value, ...}}'
             )
         if "\\u" in text and _has_lone_surrogate(record):
             raise BadInput("lone_surrogate", f"{self._where(index)}: half of a \\u surrogate pair; write the character itself in UTF-8")

@@ -18,7 +18,7 @@ from chiasm.serve.chat_schema import ChatRequest, Message
 from chiasm.serve.errors import Refused
 from chiasm.serve.limits import Limits, dumps
 from chiasm.serve.parts import check_media, part_of
-from chiasm.serve.service import Service, log, service, unless_gone
+from chiasm.serve.service import Service, log, naming, service, unless_gone
 from chiasm.serve.work import Finished, Ticket, Work
 from chiasm.types import ChiasmError
 
@@ -62,7 +62,7 @@ async def submit(shared: Service, body: ChatRequest, question: Asked) -> list[Ti
                 seed=None if body.seed is None else (body.seed + number) % 2**63,
                 stop=body.stops,
             )
-            tickets.append(await shared.engine.submit(work))
+            tickets.append(await naming(question, shared.engine.submit(work)))
     except BaseException:
         for ticket in tickets:
             ticket.cancel()
@@ -198,7 +198,7 @@ def turns_of(messages: list[Message], limits: Limits) -> list[Turn]:
         listed = [] if isinstance(message.content, str) else message.content
         parts = [part_of(part, f"messages.{number}.content.{place}") for place, part in enumerate(listed)]
         if isinstance(message.content, str):
-            parts = [Part("text", message.content)]
+            parts = [Part("text", message.content, where=f"messages.{number}.content")]
         turns.append(Turn(role, tuple(parts)))
     check_media([part for turn in turns for part in turn.parts], limits)
     return turns

@@ -13,7 +13,7 @@ from chiasm.retrieval.classify import classify as by_likeness
 from chiasm.serve.errors import Refused
 from chiasm.serve.items import Items, rows_of, thing_of
 from chiasm.serve.parts import Body
-from chiasm.serve.service import Service, service, unless_gone
+from chiasm.serve.service import Service, naming, service, unless_gone
 from chiasm.serve.work import Finished, Ticket, Work
 
 router = APIRouter(tags=["classify"])
@@ -61,11 +61,11 @@ async def learned(shared: Service, body: ClassifyRequest, rows: list[tuple[Part,
     if body.task is None and not choosing:
         raise Refused(400, "this run has no task that chooses among labels of its own; give `labels`", param="labels", code="no_labels")
     name = body.task or choosing[0]
-    works = [Work(parts=asked(run, [Turn("user", row)], task=name).row, task=name) for row in rows]
+    questions = [asked(run, [Turn("user", row)], task=name) for row in rows]
     tickets: list[Ticket] = []
     try:
-        for work in works:
-            tickets.append(await shared.engine.submit(work))
+        for question in questions:
+            tickets.append(await naming(question, shared.engine.submit(Work(parts=question.row, task=name))))
         found: list[Finished] = await asyncio.gather(*(ticket.result() for ticket in tickets))
     finally:
         for ticket in tickets:

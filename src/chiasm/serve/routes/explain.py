@@ -13,7 +13,7 @@ from chiasm.explain import Explanation
 from chiasm.explain import explain as explained
 from chiasm.serve.chat_schema import Message, Question
 from chiasm.serve.routes.chat import given, turns_of
-from chiasm.serve.service import service, unless_gone
+from chiasm.serve.service import naming, service, unless_gone
 
 router = APIRouter(tags=["explain"])
 
@@ -41,7 +41,7 @@ async def explain(request: Request, body: ExplainRequest) -> Response:
         breathe = shared.engine.breathe
         return explained(run, question.row, task=question.task.name, target=body.target, level=body.level, progress=breathe)
 
-    found = await unless_gone(request, shared.called(work), shared.counts)
+    found = await unless_gone(request, naming(question, shared.called(work)), shared.counts)
     if body.format == "html":
         return HTMLResponse(found.html())
     return JSONResponse({"object": "explanation", "model": body.model, **found.to_json(), "warnings": list(question.notes)})
