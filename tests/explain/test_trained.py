@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 ROWS = 200
 NAMES = ("cards", "ask")
 MATCHED = ("early", "cross_attention", "graph", "hybrid")  # which find out in 400 steps where to look; the others get the easier task
-NEVER = {"hybrid late": "what its gates let through is outvoted: it learns no pure interaction, as its `unstable` says"}
+NEVER = {"hybrid late": "its gates stay shut, since votes say what would pull them open: docs/fusion.md, hybrid"}
 STRATEGIES = [name for name, keys in FUSIONS.items() if find("fusion", keys["type"]).reads_streams]  # votes are sorted out in `fusion_of`
 BITS = [
     pytest.param(rule, name, marks=[pytest.mark.xfail(reason=NEVER[name], strict=True)] if rule == "xor" and name in NEVER else [])
