@@ -88,7 +88,7 @@ def test_a_body_without_end_is_read_as_far_as_the_limit(run):
         assert sent < SMALL.body + (16 << 20)  # what the two kernels hold back included
         status, body = answered(connection)
         assert status in (413, 0) and (not body or json.loads(body)["error"]["code"] == "too_large")
-        assert client.service.counts.requests["POST", "other", 413] == 1
+        assert client.service.counts.requests["POST", "/v1/chat/completions", 413] == 1
 
 
 def test_a_million_tiny_chunks(run):

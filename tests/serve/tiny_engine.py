@@ -61,11 +61,11 @@ class Recording(Slots):
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        self.seen: dict[int, list[torch.Tensor]] = {}
+        self.seen: dict[Any, list[torch.Tensor]] = {}
 
     def _choose(self, logits: torch.Tensor, texts: Sequence[Any]) -> Any:
         for row, text in zip(logits, texts, strict=True):
-            self.seen.setdefault(id(text.ticket), []).append(row.clone())
+            self.seen.setdefault(text.ticket, []).append(row.clone())
         return super()._choose(logits, texts)
 
 
@@ -89,4 +89,4 @@ class Desk:
                 self.slots.admit(left[:now])
                 left = left[now:]
             self.slots.step()
-        return [(row.ticket.wait(0), torch.stack(self.slots.seen[id(row.ticket)])) for row in rows]
+        return [(row.ticket.wait(0), torch.stack(self.slots.seen[row.ticket])) for row in rows]
