@@ -10,6 +10,7 @@ import re
 import threading
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import uvicorn
@@ -19,7 +20,7 @@ import chiasm.serve
 from chiasm.serve.app import make_app, make_routes
 from chiasm.serve.engine import Engine
 from chiasm.serve.limits import OPEN_PATHS
-from chiasm.serve.server import Server, listening, read_keys
+from chiasm.serve.server import Server, Settings, listening, load_into, read_keys
 from chiasm.serve.service import Service
 from chiasm.types import ChiasmError
 
@@ -117,6 +118,18 @@ def test_key_files(tmp_path):
 
 
 # ---- health
+
+
+def test_a_model_that_cannot_be_run_ends_the_server(run, monkeypatch):
+    def broken(engine: Engine) -> None:
+        raise FloatingPointError("no numbers")
+
+    monkeypatch.setattr(Engine, "_warm_up", broken)
+    shared = Service(run.folder)
+    server = SimpleNamespace(should_exit=False, pause=threading.Event(), port=0)
+    load_into(shared, Settings(run.folder, compile=True), server, lambda lines: pytest.fail("it greeted"))
+    assert server.should_exit and shared.state == "failed"
+    assert re.search(r"the model cannot be run: FloatingPointError: no numbers; serve it without --compile", shared.failed)
 
 
 def test_health_follows_the_model(run):

@@ -46,7 +46,8 @@ def test_a_text_is_what_it_is_alone(fusion: str, backbone: str):
             assert found.prompt_tokens == lone.prompt_tokens
 
 
-COMPILED = [("hybrid", "eager"), *(pytest.param(fusion, "inductor", marks=pytest.mark.slow) for fusion in ALL if fusion != "none")]
+COMPILED = [("hybrid", "eager"), *(pytest.param(f, "eager", marks=pytest.mark.slow) for f in ALL if f not in ("none", "hybrid"))]
+COMPILED += [pytest.param(f, "inductor", marks=pytest.mark.slow) for f in ("early", "gated_cross_attention", "hybrid", "own weights")]
 
 
 @pytest.mark.parametrize(("fusion", "compiler"), COMPILED)
