@@ -1,8 +1,9 @@
 """How a server holds under load: a closed loop of clients that ask in words, pictures and sounds; prints latencies, errors, throughput.
 
-    python bench/serving.py RUN [--clients 32] [--seconds 60] [--port 8000] [--overload] [--compile]
+    python bench/serving.py RUN [--clients 32] [--seconds 60] [--port 8000] [--overload] [--silent 500] [--compile]
 
 --overload then lets ten times as many clients come, who wait as long as a refusal tells them to, and after that as many as before.
+--silent then opens connections that say nothing beside the clients, and new ones as the server closes them.
 Starts `chiasm serve RUN` itself, or asks the one that runs at --port. The first and the last sixth of the time are compared, which shows
 whether it slows down. Every client waits for its answer before it asks again.
 """
@@ -38,6 +39,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--port", type=int, default=0, help="of a server that runs already")
     parser.add_argument("--overload", action="store_true", help="then ten times as many clients, and as many as before again")
+    parser.add_argument("--silent", type=int, default=0, help="connections that say nothing, beside the clients")
     parser.add_argument("--compile", action="store_true", help="start the server with --compile")
     options = parser.parse_args()
     with contextlib.ExitStack() as stack:
@@ -48,6 +50,10 @@ def main() -> None:
         held = report(load(port, bodies, options.clients, options.seconds), options.seconds)
         if options.overload:
             overload(port, bodies, options.clients, options.seconds / 3, held)
+        if options.silent:
+            print(f"{options.silent} connections that say nothing beside {options.clients} clients:")
+            found = load(port, bodies, options.clients, options.seconds, silent=options.silent)
+            print(f"p99 {report(found, options.seconds) / held:.1f} times that without them")
 
 
 def overload(port: int, bodies: list[bytes], clients: int, seconds: float, held: float) -> None:
@@ -93,16 +99,27 @@ def mixed(about: dict[str, Any]) -> list[bytes]:
     return [json.dumps({"model": about["id"], "messages": message}).encode() for message in messages]
 
 
-def load(port: int, bodies: list[bytes], clients: int, seconds: float) -> list[tuple[float, float, int]]:
+def load(port: int, bodies: list[bytes], clients: int, seconds: float, *, silent: int = 0) -> list[tuple[float, float, int]]:
     """(when it was answered, how long that took, status) of each request after the warm-up."""
-    return asyncio.run(all_of(port, [request(body) for body in bodies], clients, seconds))
+    return asyncio.run(all_of(port, [request(body) for body in bodies], clients, seconds, silent))
 
 
-async def all_of(port: int, requests: list[bytes], clients: int, seconds: float) -> list[tuple[float, float, int]]:
+async def all_of(port: int, requests: list[bytes], clients: int, seconds: float, silent: int) -> list[tuple[float, float, int]]:
     found: list[tuple[float, float, int]] = []
     began = time.monotonic() + WARM_UP
+    quiet = [asyncio.ensure_future(say_nothing(port, number)) for number in range(silent)]
     await asyncio.gather(*(client(port, number, requests, (began, began + seconds), found) for number in range(clients)))
+    for task in quiet:
+        task.cancel()
     return found
+
+
+async def say_nothing(port: int, number: int) -> None:
+    await asyncio.sleep(number * 0.005)
+    while True:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        await reader.read()  # until the server has had enough
+        writer.close()
 
 
 async def client(port: int, number: int, requests: list[bytes], span: tuple[float, float], found: list[tuple[float, float, int]]) -> None:

@@ -136,3 +136,11 @@ def not_finite(model: Any) -> str | None:
 def sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def input_identity(source: Path) -> str:
+    """sha256 of a file, or of the names and sizes of a folder's files."""
+    if not source.is_dir():
+        return sha256(source)
+    files = sorted((path.relative_to(source).as_posix(), path.stat().st_size) for path in source.rglob("*") if path.is_file())
+    return hashlib.sha256(json.dumps(files).encode()).hexdigest()

@@ -21,7 +21,7 @@ def index(
     store: Annotated[str | None, typer.Option(help="Where lancedb keeps the vectors, e.g. s3://bucket/name; INDEX/lance else.")] = None,
     update: Annotated[bool, typer.Option("--update", help="Add to a lancedb index, or replace rows of the same id.")] = False,
 ) -> None:
-    """Index what a run's contrast task compares, to search it."""
+    """Index what a run's contrast task compares, to search it. The same command goes on where it was stopped."""
     import chiasm
 
     if update:

@@ -6,12 +6,14 @@ import json
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import chiasm
 from chiasm.data.scenes.export import export
+from chiasm.data.split import Split
 from chiasm_cli.main import run as chiasm_command
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "export"))
@@ -124,6 +126,56 @@ def test_bad_rows_are_counted_by_name_and_reason(run: chiasm.Run, data: Path, tm
     refused = [json.loads(line) for line in (made.folder / "refused.jsonl").read_text().splitlines()]
     assert {row["id"] for row in refused} == {f"rows.jsonl:{n}" for n in (2, 3, 4, 6)}
     assert all(row["message"] for row in refused)
+
+
+def stopped_after(batches: int) -> Any:
+    """A progress that ends everything there, as a kill does."""
+
+    def progress(done: int, total: int) -> None:
+        nonlocal batches
+        batches -= 1
+        if batches < 0:
+            raise KeyboardInterrupt
+
+    return progress
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_a_stopped_index_goes_on_where_it_was(run: chiasm.Run, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Killed between batches, within one (files longer than the journal knows), and at the end: the same bytes as in one piece."""
+    monkeypatch.setattr(chiasm.Run, "rows_at_once", 4)
+    rows = [*(data / "train.jsonl").read_text().splitlines(), '{"image": "nowhere.png"}', "{"]
+    (data / "more.jsonl").write_text("\n".join([*rows, *rows]) + "\n")
+    given = run, data / "more.jsonl"
+    whole = chiasm.index(*given, tmp_path / "whole")
+    partial, opened = tmp_path / ".index.partial", []
+    open_rows = Split.open_rows
+    monkeypatch.setattr(Split, "open_rows", lambda split, rows: opened.extend(rows) or open_rows(split, rows))
+    with pytest.raises(KeyboardInterrupt):
+        chiasm.index(*given, tmp_path / "index", progress=stopped_after(3))
+    with (partial / "rows.jsonl").open("ab") as file, (partial / "image.vectors.raw").open("ab") as vectors:
+        file.write(b'{"half a row')
+        vectors.write(b"123")
+    (partial / "caption.codes.npy").write_bytes(b"of an end that was not reached")
+    with pytest.raises(KeyboardInterrupt):
+        chiasm.index(*given, tmp_path / "index", progress=stopped_after(2))
+    with (partial / "journal.jsonl").open("ab") as file:
+        file.write(b'{"done": 999, "fi')
+    assert not (tmp_path / "index").exists()
+    made = chiasm.index(*given, tmp_path / "index")
+    assert opened == list(range(len(rows) * 2))  # each once
+    assert files_of(made.folder) == files_of(whole.folder) and not partial.exists()
+    assert made.facts["account"]["refused"] == {"not_found": 2, "bad_json": 2}
+
+
+def test_what_was_begun_otherwise_is_begun_anew(run: chiasm.Run, data: Path, tmp_path: Path, index: chiasm.Index):
+    with pytest.raises(KeyboardInterrupt):
+        chiasm.index(run, data / "validation.jsonl", tmp_path / "index", progress=stopped_after(1))
+    made = chiasm.index(run, data / "train.jsonl", tmp_path / "index")
+    assert files_of(made.folder) == files_of(index.folder)
 
 
 def test_a_folder_of_pictures(run: chiasm.Run, data: Path, tmp_path: Path):

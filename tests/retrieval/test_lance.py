@@ -9,6 +9,7 @@ import pytest
 
 from chiasm.retrieval import lance
 from chiasm.retrieval.exact import Exact, ExactWriter
+from chiasm.retrieval.growing import Growing
 from chiasm.retrieval.lance import Lance, LanceWriter
 from chiasm.types import ChiasmError
 
@@ -26,15 +27,15 @@ def filled(writer, count: int = 200, width: int = 16, seed: int = 0) -> np.ndarr
     for start in range(0, count, 64):
         part = records[start : start + 64]
         writer.add(part, {"it's": (list(range(len(part))), vectors[start : start + 64])})
-    writer.finish()
+    writer.finish(["it's"])
     return vectors
 
 
 def test_both_stores_find_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(lance, "ADDED", 64)
     vectors = filled(LanceWriter(str(tmp_path / "lance")))
-    (tmp_path / "exact").mkdir()
-    filled(ExactWriter(tmp_path / "exact"))
+    with Growing(tmp_path / "exact", {}) as growing:
+        filled(ExactWriter(growing))
     one, two = Lance(str(tmp_path / "lance")), Exact(tmp_path / "exact", ["it's"])
     assert one.count("it's") == two.count("it's") == 200
     for query in vectors[:5]:

@@ -12,7 +12,6 @@ depend, in any bit, on how often it was stopped or how it was cut.
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import os
 import re
@@ -31,7 +30,7 @@ from chiasm.data.collate import Collator
 from chiasm.data.opening import open_file
 from chiasm.data.split import Split
 from chiasm.evaluation.result import plain, write_text
-from chiasm.model_files import identity, sha256
+from chiasm.model_files import identity, input_identity
 from chiasm.prediction.files import ENDINGS, lines_of, write_all
 from chiasm.run import Run, model_folder
 from chiasm.training.lock import run_lock
@@ -109,14 +108,6 @@ def parse_shard(text: str) -> tuple[int, int]:
     if not (found := re.fullmatch(r"(\d+)/(\d+)", text)):
         raise ChiasmError(f"shard: '{text}': write I/N, as 1/4")
     return int(found[1]), int(found[2])
-
-
-def input_identity(source: Path) -> str:
-    """sha256 of a file, or of the names and sizes of a folder's files."""
-    if not source.is_dir():
-        return sha256(source)
-    files = sorted((path.relative_to(source).as_posix(), path.stat().st_size) for path in source.rglob("*") if path.is_file())
-    return hashlib.sha256(json.dumps(files).encode()).hexdigest()
 
 
 def _begin(output: Path, partial: Path, plan: Mapping[str, Any], *, overwrite: bool) -> Predicted | None:

@@ -6,16 +6,16 @@ from __future__ import annotations
 import dataclasses
 import json
 import mmap
-from array import array
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any
 from urllib.parse import quote
 
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
+from chiasm.retrieval.growing import Growing
 from chiasm.retrieval.scan import Grid, Scan, encode
 from chiasm.retrieval.store import Near, Record, Store, Writer
 from chiasm.types import ChiasmError
@@ -54,38 +54,42 @@ class Exact(Store):
 class ExactWriter(Writer):
     """Vectors go to disk as they come; codes are made at the end, when the range of the vectors is known."""
 
-    def __init__(self, folder: Path):
-        self.folder, self.starts = folder, array("q")
-        self.records = (folder / "rows.jsonl").open("wb")
-        self.raw: dict[str, BinaryIO] = {}
-        self.rows: dict[str, array[int]] = {}
-        self.width = 0
+    def __init__(self, growing: Growing):
+        self.growing, self.folder = growing, growing.folder
+        self.count, self.width = growing.state.get("records", 0), growing.state.get("width", 0)
 
     def add(self, records: Sequence[Record], vectors: Mapping[str, tuple[Sequence[int], np.ndarray]]) -> None:
-        first = len(self.starts)
         for record in records:
-            self.starts.append(self.records.tell())
-            self.records.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
+            self.growing.append("rows.jsonl", json.dumps(record, ensure_ascii=False).encode() + b"\n")
         for side, (places, values) in vectors.items():
-            if side not in self.raw:
-                self.raw[side], self.rows[side] = (file_of(self.folder, side, "raw")).open("wb"), array("q")
             self.width = values.shape[1]
-            self.raw[side].write(np.ascontiguousarray(values, dtype=np.float32).tobytes())
-            self.rows[side].extend(first + place for place in places)
+            self.growing.append(raw(side, "vectors"), np.ascontiguousarray(values, dtype=np.float32).tobytes())
+            self.growing.append(raw(side, "rows"), (np.asarray(places, dtype=np.int64) + self.count).tobytes())
+        self.count += len(records)
 
-    def finish(self) -> None:
-        self.records.close()
-        np.save(self.folder / "rows.npy", np.array(self.starts, dtype=np.int64))
-        for side, file in self.raw.items():
-            file.close()
-            np.save(file_of(self.folder, side, "rows.npy"), np.array(self.rows[side], dtype=np.int64))
-            shape = (len(self.rows[side]), self.width)
-            raw = np.memmap(file.name, np.float32, "r", shape=shape)
-            vectors = np.lib.format.open_memmap(file_of(self.folder, side, "vectors.npy"), "w+", np.float32, shape)
-            for start in range(0, len(raw), COPIED):
-                vectors[start : start + COPIED] = raw[start : start + COPIED]
+    def noted(self) -> dict[str, Any]:
+        return {"records": self.count, "width": self.width}
+
+    def finish(self, sides: Sequence[str]) -> None:
+        self.growing.flush()
+        with (self.folder / "rows.jsonl").open("rb") as file:
+            lengths = np.fromiter(map(len, file), np.int64, self.count)
+        np.save(self.folder / "rows.npy", np.cumsum(lengths) - lengths)
+        for side in sides:
+            np.save(file_of(self.folder, side, "rows.npy"), np.fromfile(self.folder / raw(side, "rows"), np.int64))
+            grown = np.memmap(self.folder / raw(side, "vectors"), np.float32, "r").reshape(-1, self.width)
+            vectors = np.lib.format.open_memmap(file_of(self.folder, side, "vectors.npy"), "w+", np.float32, grown.shape)
+            for start in range(0, len(grown), COPIED):
+                vectors[start : start + COPIED] = grown[start : start + COPIED]
             write_codes(self.folder, side, vectors)
-            Path(file.name).unlink()
+        for side in sides:  # last, so that a kill before it costs no vector
+            for what in ("vectors", "rows"):
+                (self.folder / raw(side, what)).unlink()
+
+
+def raw(side: str, what: str) -> str:
+    """The name of what grows."""
+    return file_of(Path(), side, f"{what}.raw").name
 
 
 def file_of(folder: Path, side: str, what: str) -> Path:

@@ -67,7 +67,7 @@ class LanceWriter(Writer):
         if len(self.waiting) >= ADDED:
             self._write()
 
-    def finish(self) -> None:
+    def finish(self, sides: Sequence[str]) -> None:
         if self.waiting:
             self._write()
 

@@ -36,6 +36,10 @@ class Writer:
         """`vectors`: side -> (places in `records`, float32 [n, d])."""
         raise NotImplementedError
 
-    def finish(self) -> None:
-        """Write what is left."""
+    def noted(self) -> dict[str, Any]:
+        """What it must know to go on after a kill; nothing where it cannot."""
+        return {}
+
+    def finish(self, sides: Sequence[str]) -> None:
+        """Write what is left; `sides` have vectors."""
         raise NotImplementedError
