@@ -144,7 +144,7 @@ class Engine:
                 if row is not None and not self._stopping:
                     self._rows.append(row)
                     self.counters.requests += 1
-                self._changed.notify()
+                self._changed.notify_all()
         if self._stopping:
             raise Stopped("the server stopped before this request was begun")
         row.ticket.on_end(self._ended)
@@ -158,7 +158,7 @@ class Engine:
         with self._changed:
             self._reserved -= 1
             self._calls.append(call)
-            self._changed.notify()
+            self._changed.notify_all()
         try:
             return await asyncio.wrap_future(call.future)
         except asyncio.CancelledError:
@@ -173,8 +173,11 @@ class Engine:
         until = 2 * time.perf_counter() - call.passed
         self._reading.release()
         try:
-            while not (self._stopping or call.left) and self._serve_once() and time.perf_counter() < until:
-                pass
+            while not (self._stopping or call.left) and (left := until - time.perf_counter()) > 0:
+                if not self._serve_once():
+                    with self._changed:  # someone is being read, who could not be during the pass
+                        if not self._changed.wait_for(lambda: self._rows or not self._reserved, left) or not self._rows:
+                            break
         finally:
             self._reading.acquire()
         if self._stopping or call.left:
@@ -186,14 +189,14 @@ class Engine:
         self._draining = True
         until = time.monotonic() + seconds
         with self._changed:
-            self._changed.notify()
+            self._changed.notify_all()
             return self._changed.wait_for(lambda: not (self.waiting or self._active), max(0.0, until - time.monotonic()))
 
     def stop(self) -> None:
         """End after the step in progress; what is not finished is told so."""
         with self._changed:
             self._draining = self._stopping = True
-            self._changed.notify()
+            self._changed.notify_all()
         if self._thread.is_alive():
             self._thread.join()
         self._readers.shutdown(cancel_futures=True)
