@@ -8,7 +8,7 @@ import { Refusal } from "./server.js";
 const PART = /^messages\.(\d+)\.content\.(\d+)/;
 const KINDS = { text: "text", image_url: "image", input_audio: "audio", video_url: "video" };
 const WHOLE = ["messages", "query", "model"]; // that an error is about these goes without saying
-const BARE = ["bad_request", "error"]; // codes that say little without the server's own words
+const BARE = ["bad_request", "error", "all_missing"]; // codes whose sentence says little without the names in the server's words
 
 /** An element that says it, and goes on saying it when the language changes. `messages`: what was asked, as the request had it. */
 export const problem = (error, messages) =>
