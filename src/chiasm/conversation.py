@@ -45,13 +45,28 @@ class Turn:
         return " ".join(part.value for part in self.parts if part.modality == "text" and part.value)
 
 
+class Note(str):
+    """What of a conversation the model is not given: a sentence for a person; `code` and `figures` say the same to a program.
+
+    newest_only: {input, given, read}; one_turn: {earlier, system}, how many earlier messages, and whether a system message, it did not get.
+    """
+
+    code: str
+    figures: Mapping[str, Any]
+
+    def __new__(cls, text: str, code: str, **figures: Any) -> Note:
+        note = super().__new__(cls, text)
+        note.code, note.figures = code, figures
+        return note
+
+
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A row for `Run.answer` and the task that answers it; `notes`: what of the conversation the model is not given, one sentence each."""
+    """A row for `Run.answer` and the task that answers it; `notes`: what of the conversation the model is not given."""
 
     task: Any
     row: Mapping[str, Any]
-    notes: tuple[str, ...] = ()
+    notes: tuple[Note, ...] = ()
     places: Mapping[str, Sequence[str]] = field(default_factory=dict)  # input -> what an error calls each piece that it is made of
 
     def where(self, error: BadInput) -> str | None:
@@ -81,13 +96,14 @@ def asked(run: Any, turns: Sequence[Turn], *, task: str | None = None, inputs: M
     if not row:
         raise BadInput("empty", f"the last message holds nothing that this run reads; it reads: {reads(run)}", input="messages")
     chosen = run.task_for(run._inputs(row), task)
-    notes: list[str] = []
+    notes: list[Note] = []
     for name, items in media.items():
         wanted = _items(run, chosen, name, len(items))
         row[name] = items[-1].value if wanted == 1 else [item.value for item in items[-wanted:]]
         places[name] = [item.where for item in items[-wanted:]]
         if len(items) > wanted:
-            notes.append(f"{len(items)} of '{name}' were given; the model reads {'the last' if wanted == 1 else f'the last {wanted}'}")
+            said = f"{len(items)} of '{name}' were given; the model reads {'the last' if wanted == 1 else f'the last {wanted}'}"
+            notes.append(Note(said, "newest_only", input=name, given=len(items), read=wanted))
     earlier = _earlier(run, chosen, before, last, text, notes)
     if any(set(record) & set(media) for record in earlier.get(_record_column(chosen) or "", ())):
         places = {}  # pictures of earlier turns stand ahead of these
@@ -132,7 +148,7 @@ def reads_several(run: Any, task: Any, name: str) -> bool:
 # ---- what the earlier turns become
 
 
-def _earlier(run: Any, task: Any, before: Sequence[Turn], last: Sequence[Turn], text: str, notes: list[str]) -> dict[str, Any]:
+def _earlier(run: Any, task: Any, before: Sequence[Turn], last: Sequence[Turn], text: str, notes: list[Note]) -> dict[str, Any]:
     """Parts of the row that the turns before the last question are, or a note that the model does not read them."""
     system = [turn for turn in (*before, *last) if turn.role == "system" and turn.text]
     spoken = [turn for turn in before if turn.role != "system"]
@@ -149,7 +165,8 @@ def _earlier(run: Any, task: Any, before: Sequence[Turn], last: Sequence[Turn], 
     if _one_text(run, task):
         return {question_input(run): "\n".join(f"{turn.role}: {turn.text}" for turn in whole)}
     what = [f"{len(spoken)} earlier message(s)"] * bool(spoken) + ["the system message"] * bool(system)
-    notes.append(f"this model reads one turn only: it was not given {' and '.join(what)}")
+    said = f"this model reads one turn only: it was not given {' and '.join(what)}"
+    notes.append(Note(said, "one_turn", earlier=len(spoken), system=bool(system)))
     return {}
 
 

@@ -1,11 +1,15 @@
-"""One small run and one server for all tests of the server that leave them as they are."""
+"""One small run and one server for all tests of the server that leave them as they are, and a browser that visits its page."""
 
 from __future__ import annotations
 
 import json
+import re
+import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -15,6 +19,10 @@ sys.path.insert(0, str(Path(__file__).parent))
 from tiny_server import WORDS, Client, png, running, tiny_run
 
 import chiasm
+from chiasm.retrieval.index import Index
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+FAKES = ["--no-sandbox", "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]  # a microphone that beeps
 
 
 @pytest.fixture(scope="session")
@@ -38,3 +46,54 @@ def indexed(run: chiasm.Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "data.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     chiasm.index(run, folder / "data.jsonl", folder / "index")
     return folder
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright, as in the extra dev")
+    if CHROMIUM is None:
+        pytest.skip("no Chromium on this machine (chromium, chromium-browser or google-chrome)")
+    with playwright.sync_playwright() as started:
+        found = started.chromium.launch(executable_path=CHROMIUM, args=FAKES)
+        yield found
+        found.close()
+
+
+Visit = Callable[..., Any]
+
+
+@pytest.fixture
+def visit(browser: Any) -> Iterator[Visit]:
+    """Opens the page of a server. At the end: nothing was asked of another host, and nothing was logged but what a test expects."""
+    contexts, logged, asked, expected = [], [], [], []
+
+    def see(server: Client, *, logs: str | None = None, **settings: Any) -> Any:
+        context = browser.new_context(**{"locale": "en-GB", "permissions": ["microphone"], **settings})
+        contexts.append(context)
+        expected.append(logs)
+        page = context.new_page()
+        page.set_default_timeout(30_000)
+        page.on("console", lambda message: logged.append(message.text) if message.type in ("error", "warning") else None)
+        page.on("pageerror", lambda error: logged.append(str(error)))
+        page.on("request", lambda request: asked.append(request.url))
+        page.add_init_script(
+            "window.shifts = 0; const sum = (list) => list.getEntries().forEach((e) => (shifts += e.hadRecentInput ? 0 : e.value));"
+            "new PerformanceObserver(sum).observe({ type: 'layout-shift', buffered: true });"
+        )
+        page.goto(f"http://127.0.0.1:{server.port}/")
+        return page
+
+    yield see
+    for context in contexts:
+        context.close()
+    foreign = [url for url in asked if urlsplit(url).scheme not in ("data", "blob", "about") and urlsplit(url).hostname != "127.0.0.1"]
+    assert not foreign
+    assert not [line for line in logged if not any(pattern and re.search(pattern, line) for pattern in expected)]
+
+
+@pytest.fixture(scope="module")
+def server(run: chiasm.Run, indexed: Path) -> Iterator[Client]:
+    """A server with an index."""
+    with running(run) as found:
+        found.service.index = Index.open(indexed / "index")
+        yield found

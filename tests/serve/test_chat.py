@@ -13,7 +13,7 @@ def test_an_answer_is_the_runs_own(run, client):
     assert found.json["choices"][0]["finish_reason"] in ("stop", "length")
     usage = found.json["usage"]
     assert usage["prompt_tokens"] > 0 and usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"]
-    assert found.json["chiasm"] == {"task": "answer", "score": None, "probabilities": None, "warnings": []}
+    assert found.json["chiasm"] == {"task": "answer", "score": None, "probabilities": None, "warnings": [], "warning_codes": []}
 
 
 def test_earlier_turns_are_the_history_of_a_model_that_reads_one(tmp_path):

@@ -3,117 +3,17 @@
 from __future__ import annotations
 
 import base64
-import json
 import re
-import shutil
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
-from tiny_server import DIALOGUE, WORDS, Client, clip, moving, png, running, slowed, tiny_run
+from tiny_server import DIALOGUE, WORDS, clip, moving, png, running, slowed, tiny_run
+from visits import MEASURE, PICTURE, answer_of, ask, give_reasons, table
 
 import chiasm
-from chiasm.retrieval.index import Index
 from chiasm.serve.routes.pages import PAGE
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright, as in the extra dev")
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-FAKES = ["--no-sandbox", "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]  # a microphone that beeps
-PICTURE = {"name": "picture.png", "mimeType": "image/png", "buffer": png(1)}
-MEASURE = """() => {
-  const pen = Object.assign(document.createElement("canvas"), { width: 1, height: 1 }).getContext("2d", { willReadFrequently: true });
-  const over = (colour, under) => {
-    pen.fillStyle = `rgb(${under.join(" ")})`; pen.fillRect(0, 0, 1, 1);
-    pen.fillStyle = colour; pen.fillRect(0, 0, 1, 1);
-    return [...pen.getImageData(0, 0, 1, 1).data].slice(0, 3);
-  };
-  const light = (rgb) => rgb.map((v) => v / 255).map((v) => (v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4))
-    .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
-  const below = (element) => element ? over(getComputedStyle(element).backgroundColor, below(element.parentElement)) : [255, 255, 255];
-  const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
-  const found = [];
-  while (texts.nextNode()) {
-    const element = texts.currentNode.parentElement;
-    const aside = element.closest(".hidden-text, .skip, noscript, option, svg");
-    if (aside || !texts.currentNode.data.trim() || !element.checkVisibility()) continue;
-    const ground = below(element), ink = over(getComputedStyle(element).color, ground);
-    const [a, b] = [light(ground), light(ink)].sort((x, y) => y - x);
-    found.push([(a + 0.05) / (b + 0.05), texts.currentNode.data.trim()]);
-  }
-  return found;
-}"""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    if CHROMIUM is None:
-        pytest.skip("no Chromium on this machine (chromium, chromium-browser or google-chrome)")
-    with playwright.sync_playwright() as started:
-        found = started.chromium.launch(executable_path=CHROMIUM, args=FAKES)
-        yield found
-        found.close()
-
-
-Visit = Callable[..., Any]
-
-
-@pytest.fixture
-def visit(browser: Any) -> Iterator[Visit]:
-    """Opens the page of a server. At the end: nothing was asked of another host, and nothing was logged but what a test expects."""
-    contexts, logged, asked, expected = [], [], [], []
-
-    def see(server: Client, *, logs: str | None = None, **settings: Any) -> Any:
-        context = browser.new_context(**{"locale": "en-GB", "permissions": ["microphone"], **settings})
-        contexts.append(context)
-        expected.append(logs)
-        page = context.new_page()
-        page.set_default_timeout(30_000)
-        page.on("console", lambda message: logged.append(message.text) if message.type in ("error", "warning") else None)
-        page.on("pageerror", lambda error: logged.append(str(error)))
-        page.on("request", lambda request: asked.append(request.url))
-        page.add_init_script(
-            "window.shifts = 0; const sum = (list) => list.getEntries().forEach((e) => (shifts += e.hadRecentInput ? 0 : e.value));"
-            "new PerformanceObserver(sum).observe({ type: 'layout-shift', buffered: true });"
-        )
-        page.goto(f"http://127.0.0.1:{server.port}/")
-        return page
-
-    yield see
-    for context in contexts:
-        context.close()
-    foreign = [url for url in asked if urlsplit(url).scheme not in ("data", "blob", "about") and urlsplit(url).hostname != "127.0.0.1"]
-    assert not foreign
-    assert not [line for line in logged if not any(pattern and re.search(pattern, line) for pattern in expected)]
-
-
-@pytest.fixture(scope="module")
-def server(run: chiasm.Run, indexed: Path) -> Iterator[Client]:
-    """A server with an index."""
-    with running(run) as found:
-        found.service.index = Index.open(indexed / "index")
-        yield found
-
-
-def ask(page: Any, words: str = WORDS[0], picture: bool = True) -> str:
-    """Ask, and wait for the whole answer."""
-    if picture:
-        page.set_input_files(".add-image + input", PICTURE)
-    turns = page.locator(".turn").count()
-    page.fill("#question", words)
-    page.click("#ask")
-    return answer_of(page, turns + 2)
-
-
-def answer_of(page: Any, turn: int = 2) -> str:
-    page.wait_for_selector(f".turn:nth-child({turn}) .why")
-    return page.inner_text(f".turn:nth-child({turn}) .answer")
-
-
-def give_reasons(page: Any) -> None:
-    page.click(".turn:last-child .why")
-    page.wait_for_selector(".turn:last-child .part")
 
 
 # ---- a visit
@@ -362,16 +262,6 @@ def test_a_key_is_asked_for_and_kept_for_the_session_alone(run, visit):
 
 
 # ---- files
-
-
-def table(language: str) -> dict[str, str]:
-    """The texts of a language in texts.js."""
-    source = (PAGE / "texts.js").read_text("utf-8")
-    block = re.search(rf"^  {language}: {{\n(.*?)^  }},", source, re.MULTILINE | re.DOTALL)
-    assert block is not None
-    rows = [re.fullmatch(r'    (\w+): ("(?:[^"\\]|\\.)*"),', line) for line in block[1].splitlines()]
-    assert all(rows)
-    return {row[1]: json.loads(row[2]) for row in rows if row}
 
 
 def test_both_languages_say_everything():

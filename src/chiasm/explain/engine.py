@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from typing import Any, Literal
 
 from chiasm.components import did_you_mean
@@ -114,9 +115,7 @@ def _token_level(
     found = {
         "parts": [_part(cut, units, known[cut.input]) for cut in cuts],
         "explained": sum(unit.value for unit in units.units) / effect if abs(effect) > max(largest, SMALL) else None,
-        "check": None
-        if checked is None
-        else {"deletion": checked.deletion, "insertion": checked.insertion, "margin": checked.margin, "better": checked.better},
+        "check": None if checked is None else {**asdict(checked), "margin": checked.margin, "better": checked.better, "needed": NEEDED},
         "notes": [_verdict(checked, len(units.units))],
         "previews": previews_of(subject, cuts),
     }
@@ -126,7 +125,9 @@ def _token_level(
 def _part(cut: Cut, units: Map, baseline: Baseline) -> dict[str, Any]:
     own = sorted((unit for unit in units.units if unit.cut is cut), key=lambda unit: unit.region)
     described = [{**cut.describe(unit.region), "value": unit.value} for unit in own]
-    return {"input": cut.input, "item": cut.item, "kind": cut.kind, "baseline": baseline.fill, **cut.about(), "units": described}
+    fill = {"code": baseline.fill.code, "rows": baseline.fill.rows}
+    about = {"input": cut.input, "item": cut.item, "kind": cut.kind, "baseline": str(baseline.fill), "fill": fill}
+    return {**about, **cut.about(), "units": described}
 
 
 def _verdict(checked: Check | None, parts: int) -> str:

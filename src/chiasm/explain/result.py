@@ -37,9 +37,10 @@ class Explanation:
         modalities: {input, value, percent, share, alone, baseline}; `percent` keeps its sign, `share` is of the absolute values.
         interactions: {inputs, value, percent}; percents are all of the sum of the inputs' absolute values. explained: the sum of the parts'
         values as a share of what all of them together change; None where that is less than one of them changes alone.
-        parts: {input, item, kind, baseline, units: [{value, ...}], ...}. A picture has width and height, and each of its units a `box`
-        [left, top, right, bottom], in pixels of the picture as it is shown (EXIF orientation applied); words have `start` and `end` in
-        the text, sounds and frames in seconds, vectors `first` and `last`, columns their name.
+        parts: {input, item, kind, baseline, fill: {code, rows}, units: [{value, ...}], ...}; `fill` is the baseline for programs (its codes
+        are baseline.FILLS). A picture has width and height, and each of its units a `box` [left, top, right, bottom], in pixels of the
+        picture as it is shown (EXIF orientation applied); words have `start` and `end` in the text, sounds and frames in seconds, vectors
+        `first` and `last`, columns their name. check: {deletion, insertion, parts, margin, better, needed}, see faithfulness.Check.
         """
         names = [name for name in self.__dataclass_fields__ if name != "previews"]
         return plain({name: getattr(self, name) for name in names})

@@ -2,9 +2,10 @@
 
 import { Ask } from "./ask.js";
 import { $, announce, h } from "./dom.js";
+import { problem } from "./errors.js";
 import { preferred, speak, t } from "./language.js";
 import { Search } from "./search.js";
-import { get, hasKey, sentence, useKey } from "./server.js";
+import { get, hasKey, useKey } from "./server.js";
 import { catchFiles } from "./tray.js";
 
 const AGAIN = 1500; // milliseconds until a server that loads is asked again
@@ -48,7 +49,7 @@ const report = async () => {
   try {
     $("#report").srcdoc = await (await get("/v1/report")).text();
   } catch (error) {
-    $("#report").replaceWith(h("p", { class: "problem" }, sentence(error)));
+    $("#report").replaceWith(problem(error));
   }
 };
 
@@ -95,7 +96,10 @@ const start = async () => {
     $("main").hidden = false;
     catchFiles(() => !$("#panel-ask").hidden ? shown.ask.tray : !$("#panel-search").hidden ? shown.search.tray : null);
   } catch (error) {
-    state(error.status === 401 ? "" : sentence(error));
+    state("");
+    if (error.status === 401) return;
+    $("#state").append(problem(error));
+    announce($("#state").textContent);
   }
 };
 

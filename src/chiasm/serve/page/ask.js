@@ -1,10 +1,11 @@
 // Asking: the composer, the conversation, answers as they are written.
 
 import { $, announce, h } from "./dom.js";
+import { problem, sentence } from "./errors.js";
 import { showReasons } from "./explain.js";
 import { Fields, Options } from "./fields.js";
-import { t } from "./language.js";
-import { events, sentence } from "./server.js";
+import { rewritten, said, t } from "./language.js";
+import { events } from "./server.js";
 import { preview, Tray } from "./tray.js";
 
 const LIKELY = 5; // labels whose probabilities are shown
@@ -120,7 +121,7 @@ export class Ask {
     try {
       await this.read(request, reply);
     } catch (error) {
-      this.failed(error, reply);
+      this.failed(error, reply, request.messages);
     }
     if (reply.text) {
       this.turns.push(question, { role: "assistant", content: reply.text });
@@ -184,18 +185,18 @@ export class Ask {
     const likely = Object.entries(about.probabilities ?? {}).sort((a, b) => b[1] - a[1]).slice(0, LIKELY);
     if (likely.length) reply.element.append(h("div", { class: "bars likely" }, likely.map(probability)));
     if (reason === "length") reply.element.append(h("p", { class: "small soft", t: "cut" }));
-    for (const warning of about.warnings ?? []) reply.element.append(h("p", { class: "small soft", lang: "en" }, warning));
+    for (const [number, text] of (about.warnings ?? []).entries()) reply.element.append(warning(text, about.warning_codes[number]));
     this.follow();
   }
 
-  failed(error, reply) {
-    const text = sentence(error);
-    reply.element.append(h("p", { class: error.name === "AbortError" ? "small soft" : "problem" }, text));
-    if (error.name !== "AbortError" && !reply.text) {
+  failed(error, reply, messages) {
+    const stopped = error.name === "AbortError";
+    reply.element.append(stopped ? h("p", { class: "small soft", t: "stopped" }) : problem(error, messages));
+    if (!stopped && !reply.text) {
       this.box.value ||= reply.question; // to be mended and asked again
       this.grow();
     }
-    announce(text);
+    announce(sentence(error, messages));
     this.follow();
   }
 
@@ -213,6 +214,13 @@ export class Ask {
     this.follow();
   }
 }
+
+/** What of the conversation the model was not given. */
+const warning = (text, { code, ...figures }) =>
+  rewritten(h("p", { class: "small soft" }), (element) => {
+    const own = said(`warning_${code}`, figures);
+    element.replaceChildren(h("span", { lang: own ? null : "en" }, own ?? text));
+  });
 
 const probability = ([label, share]) =>
   h(

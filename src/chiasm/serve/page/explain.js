@@ -1,9 +1,10 @@
 // What an answer rests on: each input's share, and marks over the pictures, words and sounds. All of it comes from /v1/explain.
 
 import { announce, h } from "./dom.js";
-import { t } from "./language.js";
+import { problem, sentence } from "./errors.js";
+import { rewritten, said, t } from "./language.js";
 import { heat, legend, number, signed, strip, words } from "./marks.js";
-import { post, sentence } from "./server.js";
+import { post } from "./server.js";
 import { preview } from "./tray.js";
 
 const STRONGEST = 8; // parts that are listed as numbers
@@ -20,32 +21,48 @@ export const showReasons = async (button, panel, request, files) => {
   try {
     const found = await (await post("/v1/explain", request)).json();
     panel.replaceChildren(...reasons(found, files));
-    announce(t(verdict(found)[0], verdict(found)[1]));
+    announce(t(...verdict(found)));
   } catch (error) {
-    panel.replaceChildren(h("p", { class: "problem" }, sentence(error)));
-    announce(sentence(error));
+    panel.replaceChildren(problem(error, request.messages));
+    announce(sentence(error, request.messages));
   }
 };
 
 /** How well the map did against random orders: (key of the sentence, its values). */
-const verdict = ({ check }) => {
+const verdict = ({ check, parts }) => {
+  if (!parts.length) return ["why_whole", {}];
   if (!check) return ["why_unchecked", {}];
-  return [check.better ? "why_better" : "why_chance", { margin: check.margin.toFixed(2) }];
+  return [check.better ? "why_better" : "why_chance", { parts: check.parts, margin: check.margin.toFixed(2), needed: check.needed.toFixed(2) }];
 };
+
+/** Which number was measured: `quantity`, in the language of the page. */
+const quantity = ({ quantity, kind, answer, modalities: [left, right] }) => said(`quantity_${kind}`, { answer, left: left.input, right: right?.input }) ?? quantity;
+
+const measured = (found) =>
+  rewritten(h("p", { class: "small soft" }), (element) => {
+    const figures = { value: found.value.toFixed(3), without: found.without.toFixed(3) };
+    element.textContent = t("why_measured", { quantity: quantity(found), ...figures });
+    if (found.passes.average) element.textContent += ` ${t("why_average", { rows: found.passes.average })}`;
+  });
+
+/** What stood for a part that was taken away. */
+const taken = ({ baseline, fill }) =>
+  rewritten(h("span", { class: "small soft" }), (element) => {
+    element.textContent = t("why_baseline", { baseline: said(`fill_${fill.code}`, { rows: fill.rows }) ?? baseline });
+  });
 
 const percent = (value) => `${value > 0 ? "+" : ""}${value.toFixed(0)}`;
 
 const reasons = (found, files) => {
-  const measured = { quantity: found.quantity, value: found.value.toFixed(3), without: found.without.toFixed(3) };
   const [key, values] = verdict(found);
   return [
     h("h4", { t: "why_title" }),
-    h("p", { class: "small soft", t: "why_measured", values: measured }),
+    measured(found),
     h("h5", { t: "why_shares" }),
     shares(found.modalities),
     h("p", { class: "small soft", t: "why_shapley" }),
     ...together(found.interactions),
-    ...(found.parts.length ? [h("p", { class: `verdict ${found.check?.better ? "good" : "bad"}`, t: key, values })] : []),
+    h("p", { class: `verdict ${found.check?.better ? "good" : "bad"}`, t: key, values }),
     ...found.parts.map((part) => section(part, found.modalities.find((one) => one.input === part.input), files)),
     ...(found.explained === null ? [] : [h("p", { class: "small soft", t: "why_explained", values: { percent: (100 * found.explained).toFixed(0) } })]),
   ];
@@ -74,7 +91,7 @@ const section = (part, whole, files) => {
   return h(
     "section",
     { class: "part", "aria-label": name },
-    h("h5", {}, `${name} · ${percent(whole.percent)} %`, h("span", { class: "small soft", t: "why_baseline", values: { baseline: part.baseline } })),
+    h("h5", {}, `${name} · ${percent(whole.percent)} %`, taken(part)),
     drawn(part, most, file, name),
     !plain && legend(most),
     plain ? bars : h("details", {}, h("summary", { t: "why_numbers" }), bars),

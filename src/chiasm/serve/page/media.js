@@ -61,13 +61,20 @@ const dataUri = (blob) =>
     reader.readAsDataURL(blob);
   });
 
+const names = new WeakMap(); // content part -> the name of its file
+
+/** The name of the file that a content part holds. */
+export const nameOf = (part) => names.get(part);
+
 /** A content part of a message, as `/v1/chat/completions` takes it. */
-export const partOf = async ({ kind, blob, input }) => {
+export const partOf = async ({ kind, blob, input, name }) => {
   const url = await dataUri(blob);
-  if (kind === "audio") {
-    return { type: "input_audio", input_audio: { data: url.slice(url.indexOf(",") + 1), format: await soundFormat(blob) }, input };
-  }
-  return kind === "video" ? { type: "video_url", video_url: { url }, input } : { type: "image_url", image_url: { url }, input };
+  const part =
+    kind === "audio"
+      ? { type: "input_audio", input_audio: { data: url.slice(url.indexOf(",") + 1), format: await soundFormat(blob) }, input }
+      : { type: `${kind}_url`, [`${kind}_url`]: { url }, input };
+  names.set(part, name);
+  return part;
 };
 
 /** Records from the microphone until `stop` is called or `seconds` are over; `done` gets a wav file, `tick` the seconds so far. */

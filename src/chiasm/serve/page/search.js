@@ -1,8 +1,9 @@
 // Searching an index: by words, a picture or a sound.
 
 import { $, announce, h } from "./dom.js";
+import { problem } from "./errors.js";
 import { t } from "./language.js";
-import { get, post, sentence } from "./server.js";
+import { get, post } from "./server.js";
 import { preview, Tray } from "./tray.js";
 
 const MEDIA = ["image", "audio", "video"];
@@ -38,7 +39,7 @@ export class Search {
       const { data } = await (await post("/v1/search", body)).json();
       await this.show(data);
     } catch (error) {
-      this.say(sentence(error));
+      $("#search-says").replaceChildren(problem(error));
     }
   }
 

@@ -1,14 +1,12 @@
 // The server's routes. The API key, where one was asked for, lives in this tab's session alone.
 
-import { t } from "./language.js";
-
 const STORE = "chiasm-key";
 
-/** The server's refusal: its message and status. */
+/** The server's refusal: its message, its code, and what of the request it is about (`param`). */
 export class Refusal extends Error {
-  constructor(status, message) {
-    super(message);
-    this.status = status;
+  constructor(status, { message, code, param } = {}) {
+    super(message ?? `the server answered ${status}`);
+    Object.assign(this, { status, code, param });
   }
 }
 
@@ -24,7 +22,7 @@ const checked = async (answer) => {
   if (answer.ok) return answer;
   const body = await answer.json().catch(() => ({}));
   if (answer.status === 401) document.dispatchEvent(new CustomEvent("key-wanted"));
-  throw new Refusal(answer.status, body.error?.message ?? `${answer.status} ${answer.statusText}`);
+  throw new Refusal(answer.status, body.error ?? { message: `${answer.status} ${answer.statusText}` });
 };
 
 export const get = async (path) => checked(await fetch(path, { headers: headers() }));
@@ -46,18 +44,8 @@ export async function* events(path, body, signal) {
       const data = event.replace(/^data: /, "");
       if (data === "[DONE]") return;
       const found = JSON.parse(data);
-      if (found.error) throw new Refusal(500, found.error.message);
+      if (found.error) throw new Refusal(500, found.error);
       yield found;
     }
   }
 }
-
-/** Any error as a sentence for a person. */
-export const sentence = (error) => {
-  if (error.name === "AbortError") return t("stopped");
-  if (error instanceof Refusal) return t("server_says", { message: ended(error.message) });
-  if (error instanceof TypeError && /fetch|network|load/i.test(error.message)) return t("unreachable");
-  return ended(error.message);
-};
-
-const ended = (message) => message.charAt(0).toUpperCase() + message.slice(1) + (/[.?!。？！]$/.test(message) ? "" : ".");

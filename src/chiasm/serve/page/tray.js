@@ -1,9 +1,9 @@
 // The files that go with a question: chosen, dropped, pasted or recorded.
 
 import { $, h } from "./dom.js";
+import { sentence } from "./errors.js";
 import { t } from "./language.js";
 import { decoded, kindOf, partOf, record, soundFormat, wav } from "./media.js";
-import { sentence } from "./server.js";
 
 const ACCEPT = { image: "image/*", audio: "audio/*", video: "video/*,image/gif" };
 

@@ -99,7 +99,8 @@ class Reply:
         more: dict[str, Any] = {"task": self.question.task.name}
         if first is not None:
             more |= {"score": first.prediction.score, "probabilities": first.prediction.probabilities}
-        return {"chiasm": {**more, "warnings": list(self.question.notes)}}
+        notes = self.question.notes
+        return {"chiasm": {**more, "warnings": list(notes), "warning_codes": [{"code": note.code, **note.figures} for note in notes]}}
 
     async def stream(self) -> AsyncIterator[str]:
         """Server-sent events: each answer's pieces as they come, its end, the usage where it is asked for."""
