@@ -21,7 +21,10 @@ from chiasm.types import Fused, RecipeError, Step, Streams, Tokens
 
 
 class Hybrid(Fusion):
-    """Runs its parts in order at every hook; the branches of all `after` hooks are kept side by side."""
+    """Runs its parts in order at every hook; the branches of all `after` hooks are kept side by side.
+
+    Where some of them vote, each branch also learns from a loss of its own.
+    """
 
     paper = "early, late and hybrid fusion: Atrey et al., 2010"
 

@@ -1,7 +1,8 @@
 """A loss for every branch of a hybrid with votes, besides that of their mixed decision.
 
-Where the mixed decision alone has a loss, the branches that learn quickest fit it together, and what is left of it teaches the others little:
-gates beside votes never open. So each branch learns from what it decides itself, and the mixed decision teaches how branches are mixed:
+Where the mixed decision alone has a loss, the branches that learn quickest fit it together, and what is left of it teaches the others too
+little: gates beside votes never open. So each branch learns from what it decides itself, and the mixed decision teaches how branches are
+mixed:
 
     loss = L(mix of the branches as they are) + mean over branches of L(branch)
 
