@@ -97,10 +97,12 @@ def unseen_pairs() -> tuple[np.ndarray, np.ndarray]:
     return rows[0], rows[1]
 
 
-def taught(fusion: dict[str, Any], seed: int, steps: int = STEPS) -> tuple[Any, Any]:
-    """(model, processor) after a short training, which ends where the sum is learned."""
+def taught(fusion: dict[str, Any], seed: int, steps: int = STEPS, *, branch_losses: bool = True) -> tuple[Any, Any]:
+    """(model, processor) after a short training, which ends where the sum is learned; by its mixed decision alone, if asked."""
     _, _, train, _ = digits()
     model, processor = model_of(fusion, seed)
+    if not branch_losses:
+        model.fusion.branch_losses = ()
     optimizer = torch.optim.AdamW(model.parameters(), RATE, betas=(0.9, 0.95), weight_decay=0.01, fused=True)
     stepper = Stepper(model, model.tasks, {"sum": 1.0}, optimizer, precision=Precision("fp32", "cpu", ""), seed=seed, clip=1.0)
     draws = np.random.default_rng(seed)
@@ -149,20 +151,23 @@ def test_fu14_what_interacts_learns_the_sum_and_votes_do_not(name):
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_nothing_pulls_gates_open_beside_votes():
-    """A closed gate is pulled by what its input says alone, and votes have said that; the same gates without votes do open."""
+def test_nothing_pulls_gates_open_beside_votes_that_learn_together():
+    """Why branches have losses of their own: a closed gate is pulled by what its input says alone, and where only the mixed decision has a
+    loss, votes have said that; the same gates without votes do open."""
     beside = FUSIONS["hybrid late"]
     for steps, seed in itertools.product((100, 200), range(3)):
-        alone, voted = (pull(*taught(fusion, seed, steps)) for fusion in (beside["parts"][0], beside))
+        alone = pull(*taught(beside["parts"][0], seed, steps))
+        voted = pull(*taught(beside, seed, steps, branch_losses=False))
         print(f"|d loss / d gate| after {steps} steps: {alone:.1e} without votes, {voted:.1e} beside votes")
         assert voted < alone / 5
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_gates_learn_beside_late_vectors():
-    """What docs/fusion.md says to take instead of votes: one decision, of all vectors together."""
+@pytest.mark.parametrize("combine", ["decisions", "weighted", "concat"])
+def test_gates_learn_beside_late_fusion(combine):
+    """Beside votes too, since each branch has a loss of its own."""
     gates = FUSIONS["hybrid late"]["parts"][0]
-    found = [accuracy({"type": "hybrid", "parts": [gates, {"type": "late", "combine": "concat"}]}, seed) for seed in range(3)]
-    print(f"gates beside late concat: {', '.join(f'{a:.3f}' for a in found)}")
+    found = [accuracy({"type": "hybrid", "parts": [gates, {"type": "late", "combine": combine}]}, seed) for seed in range(3)]
+    print(f"gates beside late {combine}: {', '.join(f'{a:.3f}' for a in found)}")
     assert sum(a >= 0.9 for a in found) >= 2

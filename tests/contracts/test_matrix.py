@@ -22,6 +22,7 @@ from chiasm.data.collate import Collator
 from chiasm.data.sources.base import Source
 from chiasm.data.split import Split
 from chiasm.recipe import load_recipe
+from chiasm.training.branch_losses import named
 from chiasm.training.precision import Precision
 from chiasm.training.stages import parameter_groups
 from chiasm.training.step import Stepper
@@ -181,7 +182,8 @@ def test_a_cell_works_or_says_why_not(encoder, fusion, kind, tmp_path):
     optimizer = torch.optim.AdamW(parameter_groups(model.train(), weight_decay=0.01), 1e-3)
     stepper = Stepper(model, model.tasks, dict.fromkeys(valid, 1.0), optimizer, precision=Precision("fp32", "cpu", ""), seed=0, clip=1.0)
     result = stepper([collated(model, processor)], step=0, learning_rate=1e-3)
-    assert result.skipped is None and set(result.losses) == set(valid) and all(math.isfinite(loss) for loss in result.losses.values())
+    branches = {named(task) for task in valid if model.tasks[task].view == "fused"} if model.fusion.branch_losses else set()
+    assert result.skipped is None and set(result.losses) == {*valid, *branches} and all(map(math.isfinite, result.losses.values()))
     after = model.state_dict()
     for part in ("connectors", "language_model", *(f"heads.{name}" for name in model.heads)):
         assert any(part in name and not torch.equal(value, after[name]) for name, value in before.items()), part

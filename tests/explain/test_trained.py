@@ -26,13 +26,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 ROWS = 200
 NAMES = ("cards", "ask")
 MATCHED = ("early", "cross_attention", "graph", "hybrid")  # which find out in 400 steps where to look; the others get the easier task
-NEVER = {"hybrid late": "its gates stay shut, since votes say what would pull them open: docs/fusion.md, hybrid"}
 STRATEGIES = [name for name, keys in FUSIONS.items() if find("fusion", keys["type"]).reads_streams]  # votes are sorted out in `fusion_of`
-BITS = [
-    pytest.param(rule, name, marks=[pytest.mark.xfail(reason=NEVER[name], strict=True)] if rule == "xor" and name in NEVER else [])
-    for rule in ("xor", "same")
-    for name in STRATEGIES
-]
 
 
 def fusion_of(name: str, inputs: tuple[str, str], folder: Path) -> dict[str, Any]:
@@ -99,7 +93,8 @@ def test_occlusion_finds_what_was_planted(name: str, tmp_path: Path):
     assert accuracy >= 0.95 and hits >= 0.99 and margin >= 0.15
 
 
-@pytest.mark.parametrize(("rule", "name"), BITS)
+@pytest.mark.parametrize("name", STRATEGIES)
+@pytest.mark.parametrize("rule", ["xor", "same"])
 def test_what_two_inputs_do_together(rule: str, name: str, tmp_path: Path):
     """EX8, of every strategy that interacts: neither bit tells the answer alone, or each tells all of it."""
     draws = np.random.default_rng(0)

@@ -336,6 +336,21 @@ def test_balance_looks_at_the_rows_of_all(data, tmp_path):
 
 
 @pytest.mark.slow
+def test_every_branch_learns_from_the_rows_of_all(data, tmp_path):
+    """Losses of the branches of a hybrid with votes, and the weights they lead to, as one process has them."""
+    fusion = {"type": "hybrid", "parts": [{"type": "gated_cross_attention"}, {"type": "late", "combine": "weighted"}]}
+    kinds = {"one": (1, "ddp"), "ddp": (2, "ddp"), "fsdp": (2, "fsdp")}
+    for name, (world, strategy) in kinds.items():
+        run_of(tmp_path / name, whole_recipe(data, fusion=fusion, overrides=[f"train.strategy={strategy}"]), world=world)
+    one, *others = ([line["losses"] for line in read_log(tmp_path / name / "log.jsonl") if "losses" in line] for name in kinds)
+    assert {"say", "say[each branch]", "label", "label[each branch]", "pair"} == set().union(*one)
+    for curve in others:
+        assert curve == [pytest.approx(losses, rel=1e-5) for losses in one]
+    assert_saved_alike(tmp_path / "ddp", tmp_path / "one", 1e-4)
+    assert_saved_alike(tmp_path / "fsdp", tmp_path / "ddp", 1e-4)
+
+
+@pytest.mark.slow
 def test_a_signal_while_fsdp_validates(data, tmp_path):
     """The weights are together then, and the checkpoint is whole all the same."""
     made = whole_recipe(data, overrides=["train.strategy=fsdp"])

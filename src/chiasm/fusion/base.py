@@ -66,6 +66,7 @@ class Fusion(nn.Module):
     interacts: bool = True  # can represent an interaction of inputs, not only a sum of their votes
     unstable: str = ""  # of one that interacts, but learned a pure interaction in fewer than 2 of 3 trainings: what it reached
     votes: bool = False  # branches decide apart, and their decisions are mixed
+    branch_losses: tuple[str, ...] = ()  # inputs whose branches learn from a loss of their own too, as the text then does
     order_free: bool = True  # the order in which inputs are declared does not change what it computes
     reads_streams: ClassVar[bool] = True  # False: streams never meet the backbone (two towers)
 

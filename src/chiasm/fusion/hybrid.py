@@ -19,13 +19,12 @@ from chiasm.fusion.base import BackboneShape, Fusion, StreamShape
 from chiasm.fusion.base import Options as BaseOptions
 from chiasm.types import Fused, RecipeError, Step, Streams, Tokens
 
-# gated_cross_attention beside late's decisions. The loss sees only their mean. What pulls a closed gate is what text and its one input say
-# (d loss / d gate = the mix's error times what that gate's attention reads), and votes fit the mix to that before a gate has opened.
-SHUT = "0.08, 0.10, 0.09 of the last digits of sums (chance 0.10)"
-
 
 class Hybrid(Fusion):
-    """Runs its parts in order at every hook; the branches of all `after` hooks are kept side by side."""
+    """Runs its parts in order at every hook; the branches of all `after` hooks are kept side by side.
+
+    Where some of them vote, each branch also learns from a loss of its own.
+    """
 
     paper = "early, late and hybrid fusion: Atrey et al., 2010"
 
@@ -54,7 +53,7 @@ class Hybrid(Fusion):
         self.meets = [frozenset(part.layers) for part in parts]
         self.order_free = all(part.order_free for part in parts)
         self.votes = any(part.votes for part in parts)
-        self.unstable = SHUT if self.votes and any(part.gates() for part in parts) else ""
+        self.branch_losses = tuple(dict.fromkeys(name for part in parts if part.votes for name in part.inputs))
 
     @property
     def layers(self) -> list[int]:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from chiasm.training import branch_losses
 from chiasm.training.balance import Alone, Balance, sums_of
 from chiasm.training.distributed import OneProcess
 from chiasm.training.loss_weights import LossWeights
@@ -29,7 +30,7 @@ class StepResult:
     """What one step did. `skipped` is None, or why the optimizer did not move: empty, nonfinite_input, nonfinite_loss, nonfinite_grad."""
 
     loss: float
-    losses: dict[str, float]  # task -> mean loss; with train.balance also `TASK[INPUT alone]`
+    losses: dict[str, float]  # task -> mean loss; with train.balance also `TASK[INPUT alone]`, of a hybrid with votes `TASK[each branch]`
     grad_norm: float
     rows: int
     skipped: str | None = None
@@ -63,6 +64,7 @@ class Stepper:
         self.learned: LossWeights | None = getattr(model, "loss_weights", None)
         self.model, self.tasks, self.optimizer, self.balance = model, tasks, optimizer, balance
         self.weights = {**weights, **(balance.weights(weights) if balance is not None else {})}
+        self.weights |= {branch_losses.named(task): weight for task, weight in weights.items()}
         self.precision, self.seed, self.clip = precision, seed, clip
         self.device = next(model.parameters()).device
         self.trainable = [p for group in optimizer.param_groups for p in group["params"]]
@@ -87,7 +89,8 @@ class Stepper:
         for part, value in zip(sums, values, strict=True):
             losses[part.name] = losses.get(part.name, 0.0) + value / totals[part.batch.task]
         losses = _added(self.processes.gather(losses))
-        loss = penalty + sum(self.weights[name] * factors.get(name, 1.0) * value for name, value in losses.items())
+        learned = {**factors, **{branch_losses.named(task): factor for task, factor in factors.items()}}
+        loss = penalty + sum(self.weights[name] * learned.get(name, 1.0) * value for name, value in losses.items())
         result = StepResult(loss, losses, grad_norm, rows, unlabelled=unlabelled, loss_weights=factors)
         if math.isfinite(loss) and math.isfinite(grad_norm):
             for group in self.optimizer.param_groups:
@@ -130,7 +133,7 @@ class Stepper:
     def _weighed(self, part: _Part, totals: Mapping[str, float]) -> Tensor:
         """What a part adds to the step's loss."""
         loss = part.total * (self.weights[part.name] / totals[part.batch.task])
-        return loss if self.learned is None or part.alone is not None else loss * self.learned.factor(part.name)
+        return loss if self.learned is None or part.alone is not None else loss * self.learned.factor(part.batch.task)
 
     def _learn_weights(self, labelled: Sequence[str]) -> tuple[dict[str, float], float]:
         """(the learned weights as they were in this step, what they add to its loss), with the gradient of the latter."""
@@ -141,11 +144,12 @@ class Stepper:
         return {task: float(self.learned.factor(task).detach()) for task in labelled}, float(penalty.detach())
 
     def _losses(self, batch: Batch, streams: Streams) -> list[_Part]:
-        """A batch's own summed loss, and those of its inputs alone."""
+        """A batch's own summed loss, that of its branches where they have one, and those of its inputs alone."""
         task = self.tasks[batch.task]
-        own = _Part(batch, batch.task, task.loss(self.model, batch, streams).total)
+        mixed, each = branch_losses.losses(self.model, task, batch, streams)
+        branches = [] if each is None else [_Part(batch, branch_losses.named(task.name), each)]
         alone = [] if self.balance is None else self.balance.losses(self.model, task, batch, streams)
-        return [own, *(_Part(batch, one.name, one.loss, one) for one in alone)]
+        return [_Part(batch, task.name, mixed), *branches, *(_Part(batch, one.name, one.loss, one) for one in alone)]
 
     def _stood_in(self, name: str) -> _Part:
         """The loss of a task that only other processes have rows of: nothing, but with the same exchanges on the way."""
@@ -170,7 +174,7 @@ class Stepper:
 
 @dataclass(slots=True)
 class _Part:
-    """One summed loss of a batch: the task's own, or that of an input alone."""
+    """One summed loss of a batch: the task's own, that of its branches, or that of an input alone."""
 
     batch: Batch
     name: str
