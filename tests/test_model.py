@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,9 +13,9 @@ import torch
 from transformers import AutoModel, AutoModelForMultimodalLM, AutoProcessor, Trainer, TrainingArguments
 
 sys.path.insert(0, str(Path(__file__).parent / "contracts"))
-from tiny_models import LOG_MEL, WORDS, assembled, picture, prepared, rows, tiny
+from tiny_models import LOG_MEL, WORDS, assembled, picture, prepared, routed, rows, tiny
 
-from chiasm.model import without_bars
+from chiasm.model import branch_weights, without_bars
 from chiasm.types import BadInput, Batch
 
 
@@ -247,3 +248,21 @@ def test_loading_draws_no_bar(tmp_path: Path, capfd: pytest.CaptureFixture[str])
     assert "it/s" not in (said := capfd.readouterr().err) and "Loading" not in said and "Writing" not in said
     AutoModelForMultimodalLM.from_pretrained(tmp_path)
     assert "Loading weights" in capfd.readouterr().err  # theirs again, once we are done
+
+
+def test_votes_on_several_labels_are_means_of_each_labels_chance(monkeypatch: pytest.MonkeyPatch):
+    """Of late decisions on labels that do not shut one another out: all of them may be likelier than not at once."""
+    spec = {"type": "classify", "prompt": "{question}", "target": "answer", "multi_label": True, "dropout": 0.0}
+    model, processor = assembled({"type": "late", "combine": "decisions"}, "gpt2", tasks={"answer": spec})
+    with torch.no_grad():
+        model.heads["answer"][-1].bias.fill_(3.0)
+    inputs = prepared(processor, [0, 1, 2])
+    mask = inputs["attention_mask"]
+    fused = model.model(input_ids=inputs["input_ids"], attention_mask=mask, streams=routed(model, inputs), prompt_lengths=mask.sum(1)).fused
+    monkeypatch.setattr(model, "fuse", lambda *_: fused)
+    pooled = [model.model.backbone.pool(t, fused.words) if name == "text" else t.pooled() for name, t in fused.branches.items()]
+    alone = [model.heads["answer"](one) for one in pooled]
+    chances = model.tasks["answer"].outputs(model, SimpleNamespace(inputs={}), {}).sigmoid()
+    expected = sum(one.sigmoid() * branch_weights(fused)[:, place, None] for place, one in enumerate(alone))
+    assert len(alone) == 3 and chances.min() > 0.5
+    torch.testing.assert_close(chances, expected, rtol=0, atol=1e-6)

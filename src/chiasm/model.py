@@ -147,7 +147,8 @@ class ChiasmForConditionalGeneration(Embeddings, Generation, ChiasmPreTrainedMod
         return torch.logsumexp(stacked + weights.clamp_min(1e-30).log(), -1)
 
     def head_logits(self, task: str, fused: Fused, *, mix: str) -> Tensor:
-        """A task's head on every branch [R, out]; several branches are mixed as probabilities (giving log-probabilities) or as values."""
+        """A task's head on every branch [R, out]; several branches are mixed by `mix`: as `probabilities` over the outputs (giving their
+        logarithms), as the `chances` of each output (giving log-odds), or as `values`."""
         found = []
         for name, tokens in fused.branches.items():
             pooled = self.model.backbone.pool(tokens, fused.words) if name == "text" else tokens.pooled()
@@ -157,8 +158,14 @@ class ChiasmForConditionalGeneration(Embeddings, Generation, ChiasmPreTrainedMod
         weights = branch_weights(fused).unsqueeze(1)  # [R, 1, branches]
         if mix == "values":
             return (torch.stack(found, -1) * weights).sum(-1)
-        stacked = torch.stack([logits.float().log_softmax(-1) for logits in found], -1)
-        return torch.logsumexp(stacked + weights.clamp_min(1e-30).log(), -1)
+
+        def mixed(logs: list[Tensor]) -> Tensor:
+            return torch.logsumexp(torch.stack(logs, -1) + weights.clamp_min(1e-30).log(), -1)
+
+        if mix == "chances":
+            yes, no = ([functional.logsigmoid(sign * one.float()) for one in found] for sign in (1, -1))
+            return mixed(yes) - mixed(no)
+        return mixed([one.float().log_softmax(-1) for one in found])
 
     def alone(self, inputs: Mapping[str, Tensor], streams: Streams) -> dict[str, Tokens]:
         """Every input by itself, before any fusion: its routed stream after the connector; `text`: the prompt's word embeddings."""

@@ -101,8 +101,9 @@ class Classify(PromptedTask):
         return {"input_ids": ids, "attention_mask": mask}, {**targets, "labels": labels, "weight": float(weight)}
 
     def outputs(self, model: Any, batch: Batch, streams: Streams) -> Tensor:
-        """[R, labels] log-probabilities (up to a constant) or logits."""
-        return model.head_logits(self.name, model.fuse(batch.inputs, self.given(streams)), mix="probabilities")
+        """[R, labels] log-probabilities (up to a constant), or for multi_label log-odds."""
+        mix = "chances" if self.options.multi_label else "probabilities"
+        return model.head_logits(self.name, model.fuse(batch.inputs, self.given(streams)), mix=mix)
 
     def loss(self, model: Any, batch: Batch, streams: Streams) -> LossParts:
         logits = self.outputs(model, batch, streams).float()
