@@ -31,8 +31,13 @@ def ask(
         chat(run)
         return
     import chiasm
+    from chiasm.tasks.contrast import check_sides
 
-    answer = chiasm.load(run).answer(**given)
+    loaded = chiasm.load(run)
+    (opened,) = loaded.open([given])
+    task = loaded.task_for(opened.sample.parts)
+    check_sides(task, opened.sample, loaded.tasks)
+    answer = loaded.predict_opened(task, [opened])[0].output
     result({"answer": answer}, said(answer))
     next_step(f"chiasm predict {run} INPUT.jsonl --output OUT.jsonl   for many at once")
 
@@ -56,5 +61,4 @@ def said(answer: Any) -> list[str]:
     if not isinstance(answer, dict):
         return [str(answer)]
     lines = [f"{name}: a vector of {len(vector)} numbers (--json prints them)" for name, vector in answer.items()]
-    vectors = list(answer.values())
-    return [*lines, f"similarity: {sum(a * b for a, b in zip(*vectors, strict=True)):.4f}"] if len(vectors) == 2 else lines
+    return [*lines, f"similarity: {sum(a * b for a, b in zip(*answer.values(), strict=True)):.4f}"]

@@ -17,6 +17,7 @@ from chiasm.explain.subject import Subject
 from chiasm.explain.target import target_of
 from chiasm.explain.units import Cut
 from chiasm.run import Run
+from chiasm.tasks.contrast import check_sides
 from chiasm.types import ChiasmError
 
 LEVELS = ("modality", "token")
@@ -41,6 +42,7 @@ def explain(
         raise ChiasmError(f"level: '{level}' is not one of {', '.join(LEVELS)}{did_you_mean(level, LEVELS)}")
     (opened,) = run.open([parts])
     chosen = run.task_for(opened.sample.parts, task)
+    check_sides(chosen, opened.sample, run.tasks)
     aim = target_of(chosen, target, lambda: run.predict_opened(chosen, [opened])[0])
     done = 0
 

@@ -25,6 +25,7 @@ from chiasm.serve.batches import Row, answer, failure
 from chiasm.serve.settings import Settings
 from chiasm.serve.slots import Slots
 from chiasm.serve.work import Busy, Stopped, Ticket, Work
+from chiasm.tasks.contrast import check_sides
 from chiasm.types import ChiasmError, StepBatches
 
 READERS = 2  # threads that decode media and read prompts
@@ -219,6 +220,7 @@ class Engine:
         """On a reader's thread: decode, find the task, read the prompt. Raises ChiasmError."""
         (opened,) = self.run.open([work.parts], root=None)
         task = self.run.task_for(opened.sample.parts, work.task)
+        check_sides(task, opened.sample, self.run.tasks)
         settings = Settings.of(task, work) if task.writes else None
         tokens = self._prompt_tokens(self._collate(task, [opened]))
         slotted = settings is not None and self.slots.suit(settings)
@@ -325,8 +327,9 @@ class Engine:
         }
         inputs = self.run.recipe.inputs
         parts = {name: blank[spec.modality] for name, spec in inputs.items() if spec.modality in blank}
+        task = self.run.task_for(self.run._inputs(parts))
+        parts |= {side: blank["text"] for side in task.texts if task.view == "towers"}  # what is compared need not be an input
         opened = self.run.open([parts])
-        task = self.run.task_for(opened[0].sample.parts)
         with self._reading:
             step = Collator([task], self.run.processor, unlabelled=True, empty=True)(opened)
         for batch in step.to(self.run.model.device).batches:

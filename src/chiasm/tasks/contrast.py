@@ -16,7 +16,7 @@ from chiasm.data.randomness import key_of
 from chiasm.tasks.base import LossParts, Task, distinct_texts
 from chiasm.tasks.base import Options as BaseOptions
 from chiasm.tasks.template import as_text, is_missing
-from chiasm.types import Batch, Prediction, RecipeError, Sample, Streams
+from chiasm.types import BadInput, Batch, Prediction, RecipeError, Sample, Streams
 
 
 class Contrast(Task):
@@ -83,9 +83,12 @@ class Contrast(Task):
         return self.options.metrics
 
     def wants(self, sample: Sample) -> bool:
-        return all(
-            not is_missing(value) if isinstance(value := sample.parts.get(s), str | float) else value is not None for s in self.sides
-        )
+        return not self.lacks(sample)
+
+    def lacks(self, sample: Sample) -> list[str]:
+        """The sides that a row does not have."""
+        values = {side: sample.parts.get(side) for side in self.sides}
+        return [side for side, value in values.items() if (is_missing(value) if isinstance(value, str | float) else value is None)]
 
     def head(self, width: int) -> nn.Module:
         return ContrastHead(self.options, width, self.sides)
@@ -179,13 +182,13 @@ class Contrast(Task):
 
     @torch.no_grad()
     def predict(self, model: Any, batch: Batch, streams: Streams) -> list[Prediction]:
-        sides = {side: self.side(model, batch, streams, side) for side in self.sides}
-        each = {side: vectors[index] for side, (vectors, index) in sides.items()}
-        rows, alike = (
-            {side: vectors.tolist() for side, vectors in each.items()},
-            (each[self.sides[0]] * each[self.sides[1]]).sum(1).tolist(),
-        )
         there = {side: self.has(batch, side) for side in self.sides}
+        each: dict[str, Tensor] = {}
+        for side in (side for side in self.sides if any(there[side])):  # a text that no row has cannot be read
+            vectors, index = self.side(model, batch, streams, side)
+            each[side] = vectors[index]
+        rows = {side: vectors.tolist() for side, vectors in each.items()}
+        alike = (each[self.sides[0]] * each[self.sides[1]]).sum(1).tolist() if len(each) == len(self.sides) else []
         found = []
         for row, identity in enumerate(batch.ids):
             sides = [side for side in self.sides if there[side][row]]
@@ -198,6 +201,17 @@ class Contrast(Task):
         if self.is_stream(side):
             return (batch.inputs[f"{side}_index"][:, 0] >= 0).tolist()
         return [not is_missing(sample.parts.get(side)) for sample in batch.samples] or [True] * len(batch)
+
+
+def check_sides(task: Task, sample: Sample, tasks: Mapping[str, Task]) -> None:
+    """BadInput where `task` compares two things and a row has not both: nothing is like one thing alone. `tasks`: all of the run's."""
+    if not isinstance(task, Contrast) or not (lacking := task.lacks(sample)):
+        return
+    answering = [name for name, other in tasks.items() if other.view == "fused"]
+    instead = f"tasks that answer: {', '.join(answering)}" if answering else "this run only compares: chiasm index and chiasm classify take one thing"
+    left, right = task.sides
+    message = f"task {task.name} compares {left} with {right}, and was given no {' and no '.join(lacking)}; give both ({instead})"
+    raise BadInput("no_other_side", message, input=lacking[0])
 
 
 def multi_positive(scores: Tensor, positive: Tensor) -> Tensor:

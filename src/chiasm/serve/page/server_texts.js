@@ -73,6 +73,7 @@ export const SERVER_TEXTS = {
     error_lone_surrogate: "文字里有残缺的字符（不成对的代理项）。请写出完整的字符。",
     error_not_read: "此模型不读入这样的内容。它能读入什么，见页面上方。",
     error_all_missing: "任务需要的输入一个也没有。请至少给出一个。",
+    error_no_other_side: "这个任务比较两样东西，只给出了一样。请两样都给，或者选择别的任务。",
     error_bad_messages: "对话的格式不对：最后一条必须是用户的消息，文件也只能放在用户的消息里。",
     error_no_prompt: "对话里没有问题。请先提出一个问题。",
     error_placeholder_mismatch: "给出的个数与提示中的位置数不一致。请增减后再试。",

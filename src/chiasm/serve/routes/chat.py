@@ -173,9 +173,9 @@ async def _read(number: int, ticket: Ticket, queue: asyncio.Queue[tuple[int, str
 
 def text_of(found: Finished) -> str:
     """An answer as text: what was written, a label, a number; of vectors that two towers make, how alike they are."""
-    output, score = found.prediction.output, found.prediction.score
+    output = found.prediction.output
     if isinstance(output, dict):
-        return "" if score is None else f"similarity: {score:.4f}"
+        return f"similarity: {found.prediction.score:.4f}"
     return output if isinstance(output, str) else str(output)
 
 
