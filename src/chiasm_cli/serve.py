@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib.util
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from chiasm_cli.address import listening
 from chiasm_cli.evaluate import Run
 from chiasm_cli.output import note, result
 
@@ -30,15 +32,24 @@ def serve(
     for module in ("fastapi", "uvicorn"):
         if importlib.util.find_spec(module) is None:
             raise ModuleNotFoundError(f"chiasm serve needs {module}: pip install 'chiasm[serve]'")
-    from chiasm.serve.server import Settings, read_keys
-    from chiasm.serve.server import serve as run_server
+    check_folder(run)
 
-    keys = read_keys(api_key_file) if api_key_file is not None else ()
-    note(f"loading {run} ...")
-    settings = Settings(run, host, port, keys, index, slots, waiting, grace, compile)
-
-    def say(lines: list[str]) -> None:
-        result({"serving": str(run), "lines": lines}, lines)
+    def say(where: dict[str, Any], lines: list[str]) -> None:
+        result({"serving": str(run), **where, "lines": lines}, lines)
         sys.stdout.flush()
 
-    run_server(settings, say)
+    with listening(host, port) as sock:
+        note(f"loading {run} ...")
+        from chiasm.serve.server import Settings, read_keys
+        from chiasm.serve.server import serve as run_server
+
+        keys = read_keys(api_key_file) if api_key_file is not None else ()
+        run_server(Settings(run, host, keys, index, slots, waiting, grace, compile), sock, say, note)
+
+
+def check_folder(run: Path) -> None:
+    """Usage error, with the nearest run, where there is no such folder; what is wrong inside of one is said when it is loaded."""
+    if run.is_dir():
+        return
+    near = difflib.get_close_matches(str(run), [str(file.parent) for file in run.parent.glob("*/recipe.yaml")], n=1)
+    raise typer.BadParameter(f"{run}: not a run folder (there is none)" + (f"; did you mean '{near[0]}'?" if near else ""))

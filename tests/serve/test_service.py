@@ -7,6 +7,7 @@ import base64
 import json
 import logging
 import re
+import socket
 import threading
 from collections import Counter
 from pathlib import Path
@@ -20,7 +21,7 @@ import chiasm.serve
 from chiasm.serve.app import make_app, make_routes
 from chiasm.serve.engine import Engine
 from chiasm.serve.limits import OPEN_PATHS
-from chiasm.serve.server import Server, Settings, listening, load_into, read_keys
+from chiasm.serve.server import Server, Settings, load_into, read_keys
 from chiasm.serve.service import Service
 from chiasm.types import ChiasmError
 
@@ -127,14 +128,14 @@ def test_a_model_that_cannot_be_run_ends_the_server(run, monkeypatch):
     monkeypatch.setattr(Engine, "_warm_up", broken)
     shared = Service(run.folder)
     server = SimpleNamespace(should_exit=False, pause=threading.Event(), port=0)
-    load_into(shared, Settings(run.folder, compile=True), server, lambda lines: pytest.fail("it greeted"))
+    load_into(shared, Settings(run.folder, compile=True), server, lambda *said: pytest.fail("it greeted"))
     assert server.should_exit and shared.state == "failed"
     assert re.search(r"the model cannot be run: FloatingPointError: no numbers; serve it without --compile", shared.failed)
 
 
 def test_health_follows_the_model(run):
     shared = Service(run.folder)
-    with listening("127.0.0.1", 0) as sock:
+    with socket.create_server(("127.0.0.1", 0)) as sock:
         server = Server(uvicorn.Config(make_app(shared), lifespan="off", log_config=None, access_log=False), shared)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]}, daemon=True)
         thread.start()

@@ -7,6 +7,7 @@ import contextlib
 import http.client
 import io
 import json
+import socket
 import sys
 import threading
 import time
@@ -27,7 +28,7 @@ from chiasm.serve.app import make_app
 from chiasm.serve.engine import Engine
 from chiasm.serve.limits import Limits
 from chiasm.serve.protocol import TimedProtocol
-from chiasm.serve.server import Server, listening
+from chiasm.serve.server import Server
 from chiasm.serve.service import Service
 from chiasm.types import Film, Sample
 
@@ -152,7 +153,7 @@ def running(
     """A server for `run` on a free port, ready."""
     shared = Service(run.folder, limits=limits or Limits())
     protocol = type("Protocol", (TimedProtocol,), {"deadline": deadline})
-    with listening("127.0.0.1", 0) as sock:
+    with socket.create_server(("127.0.0.1", 0)) as sock:
         config = uvicorn.Config(make_app(shared, keys=keys), http=protocol, ws="none", lifespan="off", log_config=None, access_log=False)
         server = Server(config, shared)
         port = sock.getsockname()[1]

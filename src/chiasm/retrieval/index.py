@@ -68,13 +68,17 @@ class Index:
         """The run that made it, where it was then."""
         return Path(self.facts["run"])
 
-    def space(self, run: Run) -> Space:
-        """What embeds queries; ChiasmError where another model made the index."""
-        if (model := identity(model_folder(run.folder))) != self.facts["model"]:
+    def check_model(self, run: Path) -> None:
+        """ChiasmError where another model than the one in a run's folder made the index."""
+        if (model := identity(model_folder(run))) != self.facts["model"]:
             raise ChiasmError(
-                f"{self.folder}: made by another model ({self.facts['model'][:12]}, {self.run}) than {run.folder} ({model[:12]}); "
+                f"{self.folder}: made by another model ({self.facts['model'][:12]}, {self.run}) than {run} ({model[:12]}); "
                 "search with that run, or index again with this one"
             )
+
+    def space(self, run: Run) -> Space:
+        """What embeds queries; ChiasmError where another model made the index."""
+        self.check_model(run.folder)
         return Space(run, self.facts["task"])
 
     def search(

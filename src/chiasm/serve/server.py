@@ -1,9 +1,8 @@
-"""`chiasm serve`: opens the port, loads the run behind it, and stops without losing what it has begun."""
+"""`chiasm serve`: answers on an open port, loads the run behind it, and stops without losing what it has begun."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import ipaddress
 import json
 import logging
@@ -18,7 +17,8 @@ from typing import Any
 
 import uvicorn
 
-from chiasm.run import load
+from chiasm.retrieval.index import Index
+from chiasm.run import load, model_folder
 from chiasm.serve import errors
 from chiasm.serve.app import make_app
 from chiasm.serve.engine import Engine
@@ -29,14 +29,16 @@ from chiasm.types import ChiasmError
 GRACE = 30  # seconds in which what was begun may end
 SETTLE = 0.2  # seconds in which connections that were just accepted have their requests read
 
+Say = Callable[[dict[str, Any], list[str]], None]
+Tell = Callable[[str], None]
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
     """How a run is served."""
 
     folder: Path
-    host: str = "127.0.0.1"
-    port: int = 8000
+    host: str = "127.0.0.1"  # what its socket listens on, for what a person is told
     keys: tuple[bytes, ...] = ()
     index: Path | None = None
     slots: int = 8
@@ -54,28 +56,28 @@ def read_keys(file: Path) -> tuple[bytes, ...]:
     return keys
 
 
-def serve(settings: Settings, say: Callable[[list[str]], None]) -> None:
-    """Serve until SIGTERM or Ctrl-C. `say` gets the lines for a person once it is ready. Raises ChiasmError where it cannot start."""
+def serve(settings: Settings, sock: socket.socket, say: Say, tell: Tell) -> None:
+    """Serve on a socket that listens until SIGTERM or Ctrl-C. `say` gets where it is ({host, port, url}) and the lines for a person once it
+    is ready, `tell` a line when it is being stopped. Raises ChiasmError where it cannot start."""
     quiet_access_log()
     shared = Service(settings.folder)
-    with listening(settings.host, settings.port) as sock:
-        config = uvicorn.Config(
-            make_app(shared, keys=settings.keys),
-            http=TimedProtocol,
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            timeout_keep_alive=15,
-            timeout_graceful_shutdown=max(1, round(settings.grace)),
-            h11_max_incomplete_event_size=64 << 10,
-        )
-        server = Server(config, shared)
-        loader = threading.Thread(target=load_into, args=(shared, settings, server, say), name="chiasm-loader", daemon=True)
-        loader.start()
-        server.run(sockets=[sock])
+    config = uvicorn.Config(
+        make_app(shared, keys=settings.keys),
+        http=TimedProtocol,
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=15,
+        timeout_graceful_shutdown=max(1, round(settings.grace)),
+        h11_max_incomplete_event_size=64 << 10,
+    )
+    server = Server(config, shared, tell)
+    loader = threading.Thread(target=load_into, args=(shared, settings, server, say), name="chiasm-loader", daemon=True)
+    loader.start()
+    server.run(sockets=[sock])
     if shared.engine is not None:
         shared.engine.drain(1.0)
         shared.engine.stop()
@@ -83,12 +85,12 @@ def serve(settings: Settings, say: Callable[[list[str]], None]) -> None:
         raise ChiasmError(shared.failed)
 
 
-def load_into(shared: Service, settings: Settings, server: Server, say: Callable[[list[str]], None]) -> None:
+def load_into(shared: Service, settings: Settings, server: Server, say: Say) -> None:
     """Load the run while the port is open already: /health/live says so, everything else waits."""
     try:
-        run = load(settings.folder)
         if settings.index is not None:
-            shared.index = open_index(settings.index)
+            shared.index = open_index(settings.index, settings.folder)
+        run = load(settings.folder)
         engine = Engine(run, slots=settings.slots, waiting=settings.waiting, compiler="inductor" if settings.compile else "")
         shared.run, shared.engine = run, engine
         engine.start()
@@ -98,7 +100,8 @@ def load_into(shared: Service, settings: Settings, server: Server, say: Callable
             hint = "; serve it without --compile" if settings.compile else ""
             raise ChiasmError(f"{settings.folder}: the model cannot be run: {errors.clean(engine.error)}{hint}")
         if engine.ready:
-            say(greeting(shared, settings, server.port))
+            address = address_of(settings.host, server.port)
+            say({"host": settings.host, "port": server.port, "url": f"{address}/v1"}, greeting(shared, settings, address))
     except ChiasmError as error:
         shared.failed = str(error)
         server.should_exit = True
@@ -108,19 +111,20 @@ def load_into(shared: Service, settings: Settings, server: Server, say: Callable
         server.should_exit = True
 
 
-def open_index(folder: Path) -> Any:
-    """The index of `chiasm index`; ChiasmError where the folder is none."""
-    from chiasm.retrieval.index import Index
-
-    return Index.open(folder)
+def open_index(folder: Path, run: Path) -> Index:
+    """The index of `chiasm index`; ChiasmError where the folder is none, or another model than the run's made it."""
+    found = Index.open(folder)
+    if (model_folder(run) / "config.json").is_file():  # otherwise `load` says what is wrong with the run
+        found.check_model(run)
+    return found
 
 
 class Server(uvicorn.Server):
     """uvicorn, which on the first SIGTERM finishes what it has and leaves with 0, and on the second leaves at once."""
 
-    def __init__(self, config: uvicorn.Config, shared: Service):
+    def __init__(self, config: uvicorn.Config, shared: Service, tell: Tell = log.info):
         super().__init__(config)
-        self.shared, self.pause = shared, threading.Event()
+        self.shared, self.tell, self.pause = shared, tell, threading.Event()
 
     @property
     def port(self) -> int:
@@ -133,30 +137,13 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        if self.shared.draining:  # by a signal
+            self.tell(stopping(len(self.server_state.tasks)))
         self.shared.draining = True
         for listener in self.servers:
             listener.close()
         await asyncio.sleep(SETTLE)
         await super().shutdown(sockets)
-
-
-@contextlib.contextmanager
-def listening(host: str, port: int) -> Any:
-    """A socket that listens there; ChiasmError where it cannot."""
-    try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        sock = socket.socket(family, socket.SOCK_STREAM)
-    except (OSError, OverflowError, UnicodeError) as error:
-        raise ChiasmError(f"--host {host}: {error}") from None
-    with sock:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            sock.bind((host, port))
-            sock.listen(512)
-        except (OSError, OverflowError) as error:
-            why = getattr(error, "strerror", None) or error
-            raise ChiasmError(f"{host}:{port} cannot be listened on: {why}; take another --port") from None
-        yield sock
 
 
 def is_local(host: str) -> bool:
@@ -182,10 +169,20 @@ def quiet_access_log() -> None:
 # ---- what a person is told
 
 
-def greeting(shared: Service, settings: Settings, port: int) -> list[str]:
+def stopping(requests: int) -> str:
+    """What is said when a signal stops the server."""
+    left = "1 request is" if requests == 1 else f"{requests} requests are"
+    return f"stopping: {left} being finished; again to stop at once" if requests else "stopping"
+
+
+def address_of(host: str, port: int) -> str:
+    """Where someone on this machine finds it."""
+    host = "127.0.0.1" if host in ("0.0.0.0", "::") else host
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def greeting(shared: Service, settings: Settings, address: str) -> list[str]:
     """Where the server is, what it reads, and a request to begin with."""
-    host = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host
-    address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     inputs = {name: spec.modality for name, spec in shared.run.recipe.inputs.items()}
     lines = [
         f"serving {shared.name} at {address}/v1 (OpenAI's form)",
@@ -198,22 +195,26 @@ def greeting(shared: Service, settings: Settings, port: int) -> list[str]:
 
 
 def example(shared: Service, address: str, keyed: bool) -> list[str]:
-    """A curl command that asks this run something, with its own inputs."""
+    """A curl command that asks this run something, with its own inputs; for vectors of what it compares, where it does not answer."""
     content: list[str] = []
     files: list[str] = []
     inputs = {name: spec.modality for name, spec in shared.run.recipe.inputs.items()}
-    kinds = set(inputs.values())
+    answers = any(task.view == "fused" for task in shared.run.tasks.values())
+    columns = set() if answers else {"text" for task in shared.run.tasks.values() if task.columns}
+    kinds = {*inputs.values(), *columns}
     for kind, variable, file, part in MEDIA_PARTS:
         if kind in kinds:
             files.append(f"{variable}=$(base64 < {file} | tr -d '\\n')")
             content.append(part)
     if kinds & {"text", "tokens"}:
         content.append('{"type": "text", "text": "what is this ?"}')
-    given = ", ".join(f'"{name}": ...' for name in inputs if inputs[name] in ("table", "features"))
-    own = f', "inputs": {{{given}}}' if given else ""
-    body = f'{{"model": {json.dumps(shared.name)}{own}, "messages": [{{"role": "user", "content": [{", ".join(content)}]}}]}}'
+    named = ", ".join(f'"{name}": ...' for name in inputs if inputs[name] in ("table", "features"))
+    own = f', "inputs": {{{named}}}' if named and answers else ""
+    parts = ", ".join(content)
+    given = f'"messages": [{{"role": "user", "content": [{parts}]}}]' if answers else f'"input": [{parts}]'
+    body, route = f'{{"model": {json.dumps(shared.name)}{own}, {given}}}', "chat/completions" if answers else "embeddings"
     key = '-H "authorization: Bearer $KEY" ' if keyed else ""
-    return [*files, f"curl -s {address}/v1/chat/completions {key}-H 'content-type: application/json' -d @- <<END", body, "END"]
+    return [*files, f"curl -s {address}/v1/{route} {key}-H 'content-type: application/json' -d @- <<END", body, "END"]
 
 
 MEDIA_PARTS: Sequence[tuple[str, str, str, str]] = (

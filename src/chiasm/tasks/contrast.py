@@ -208,7 +208,11 @@ def check_sides(task: Task, sample: Sample, tasks: Mapping[str, Task]) -> None:
     if not isinstance(task, Contrast) or not (lacking := task.lacks(sample)):
         return
     answering = [name for name, other in tasks.items() if other.view == "fused"]
-    instead = f"tasks that answer: {', '.join(answering)}" if answering else "this run only compares: chiasm index and chiasm classify take one thing"
+    instead = (
+        f"tasks that answer: {', '.join(answering)}"
+        if answering
+        else "this run only compares: chiasm index and chiasm classify take one thing"
+    )
     left, right = task.sides
     message = f"task {task.name} compares {left} with {right}, and was given no {' and no '.join(lacking)}; give both ({instead})"
     raise BadInput("no_other_side", message, input=lacking[0])
