@@ -15,13 +15,13 @@ from types import SimpleNamespace
 
 import pytest
 import uvicorn
-from tiny_server import WORDS, Answer, Client, audio, clip, image, png, running, wait_for
+from tiny_server import DIALOGUE, WORDS, Answer, Client, audio, clip, image, png, running, tiny_run, wait_for
 
 import chiasm.serve
 from chiasm.serve.app import make_app, make_routes
 from chiasm.serve.engine import Engine
 from chiasm.serve.limits import OPEN_PATHS
-from chiasm.serve.server import Server, Settings, load_into, read_keys
+from chiasm.serve.server import Server, Settings, load_into, read_keys, stopping
 from chiasm.serve.service import Service
 from chiasm.types import ChiasmError
 
@@ -131,6 +131,30 @@ def test_a_model_that_cannot_be_run_ends_the_server(run, monkeypatch):
     load_into(shared, Settings(run.folder, compile=True), server, lambda *said: pytest.fail("it greeted"))
     assert server.should_exit and shared.state == "failed"
     assert re.search(r"the model cannot be run: FloatingPointError: no numbers; serve it without --compile", shared.failed)
+
+
+def test_an_index_that_another_model_made_ends_the_server_before_the_model_is_loaded(run, indexed, tmp_path, monkeypatch):
+    other = tiny_run(tmp_path / "other", **DIALOGUE)
+    monkeypatch.setattr("chiasm.serve.server.load", lambda folder: pytest.fail("it loaded the model"))
+    shared, server = Service(other.folder), SimpleNamespace(should_exit=False, pause=threading.Event(), port=0)
+    load_into(shared, Settings(other.folder, index=indexed / "index"), server, lambda *said: pytest.fail("it greeted"))
+    assert server.should_exit and shared.state == "failed"
+    assert "made by another model" in shared.failed and str(other.folder) in shared.failed
+
+
+def test_a_program_is_told_where_the_server_is(run, indexed):
+    shared, server = Service(run.folder), SimpleNamespace(should_exit=False, pause=threading.Event(), port=8123)
+    told: list[tuple[dict, list[str]]] = []
+    load_into(shared, Settings(run.folder, "::", index=indexed / "index"), server, lambda *said: told.append(said))
+    shared.engine.stop()
+    ((where, lines),) = told
+    assert where == {"host": "::", "port": 8123, "url": "http://127.0.0.1:8123/v1"} and where["url"] in lines[0]
+    assert shared.index is not None
+
+
+def test_what_is_said_when_it_stops():
+    found = [stopping(requests) for requests in range(3)]
+    assert found[0] == "stopping" and "1 request is being" in found[1] and "2 requests are being" in found[2]
 
 
 def test_health_follows_the_model(run):

@@ -208,11 +208,8 @@ def check_sides(task: Task, sample: Sample, tasks: Mapping[str, Task]) -> None:
     if not isinstance(task, Contrast) or not (lacking := task.lacks(sample)):
         return
     answering = [name for name, other in tasks.items() if other.view == "fused"]
-    instead = (
-        f"tasks that answer: {', '.join(answering)}"
-        if answering
-        else "this run only compares: chiasm index and chiasm classify take one thing"
-    )
+    alone = "this run compares things and does not answer; one alone can be embedded, indexed or classified"
+    instead = f"tasks that answer: {', '.join(answering)}" if answering else alone
     left, right = task.sides
     message = f"task {task.name} compares {left} with {right}, and was given no {' and no '.join(lacking)}; give both ({instead})"
     raise BadInput("no_other_side", message, input=lacking[0])
