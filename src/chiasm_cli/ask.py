@@ -34,10 +34,10 @@ def ask(
     from chiasm.tasks.contrast import check_sides
 
     loaded = chiasm.load(run)
-    (opened,) = loaded.open([given])
-    task = loaded.task_for(opened.sample.parts)
-    check_sides(task, opened.sample, loaded.tasks)
-    answer = loaded.predict_opened(task, [opened])[0].output
+    answer = loaded.answer(**given)
+    if isinstance(answer, dict):  # vectors of what is compared: no answer where there is but one
+        (opened,) = loaded.open([given])
+        check_sides(loaded.task_for(opened.sample.parts), opened.sample, loaded.tasks)
     result({"answer": answer}, said(answer))
     next_step(f"chiasm predict {run} INPUT.jsonl --output OUT.jsonl   for many at once")
 
