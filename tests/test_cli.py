@@ -70,7 +70,7 @@ class StandIn:
 
     def predict_file(self, run: Any, source: Path, output: Path, **more: Any) -> Any:
         self.note("predict", source, output)
-        return SimpleNamespace(rows=4, refused={"bad_json": 1}, whole=True)
+        return SimpleNamespace(rows=4, refused={"bad_json": 1}, whole=True, before=False)
 
     def init(self, data: Path, *, target: str | None) -> str:
         self.note("init", data, target)
