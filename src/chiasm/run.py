@@ -80,10 +80,10 @@ def load(folder: str | Path) -> Run:
     if not is_run(folder):
         what = "a recipe, but nothing that was trained by it" if (folder / "recipe.yaml").is_file() else "it has no recipe.yaml"
         raise ChiasmError(f"{folder}: not a run folder ({what}); name one that chiasm train RECIPE --output RUN made")
-    config = (folder if (folder / MANIFEST).is_file() else model_folder(folder)) / "config.json"
-    if not config.is_file() and not _was_finished(folder):
-        raise ChiasmError(f"{folder}: training has not finished; go on with chiasm train {folder}/recipe.yaml --output {folder} --resume")
-    for file in (folder / "recipe.yaml", config):
+    recipe, config = folder / "recipe.yaml", (folder if (folder / MANIFEST).is_file() else model_folder(folder)) / "config.json"
+    if recipe.is_file() and not config.is_file() and not _was_finished(folder):
+        raise ChiasmError(f"{folder}: training has not finished; go on with chiasm train {recipe} --output {folder} --resume")
+    for file in (recipe, config):
         if not file.is_file():
             raise ChiasmError(f"{file}: missing; copy the folder again from where it is whole")
     return Run(folder)
@@ -91,7 +91,7 @@ def load(folder: str | Path) -> Run:
 
 def is_run(folder: Path) -> bool:
     """Whether a run is there, whole or not: two of what training or an export leaves, where data with their recipe have but one."""
-    traces = (("recipe.yaml",), ("checkpoints",), ("log.jsonl",), ("model", "config.json", MANIFEST))
+    traces = (("recipe.yaml",), ("checkpoints",), ("log.jsonl",), ("model", "config.json", MANIFEST), (f"model/{MANIFEST}",))
     return sum(any((folder / name).exists() for name in names) for names in traces) > 1
 
 
