@@ -21,7 +21,9 @@ def explain(
     inputs: Annotated[list[str] | None, typer.Option("--input", help="Any other input of the recipe.", metavar="NAME=VALUE")] = None,
     task: Annotated[str | None, typer.Option(help="The task that answers; the one that reads these inputs, if not given.")] = None,
     target: Annotated[str | None, typer.Option(help="The answer to explain; the run's own, if not given.")] = None,
-    level: Annotated[Literal["modality", "token"], typer.Option(help="What each input is worth; token: also which parts of it.")] = "token",
+    level: Annotated[
+        Literal["modality", "token"], typer.Option(help="modality: what each input is worth; token: its parts too.")
+    ] = "token",
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="A page with marks over the picture (.html), or the figures (.json).")
     ] = None,

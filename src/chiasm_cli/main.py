@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 import os
 import signal
 import sys
@@ -60,7 +59,7 @@ def run(arguments: list[str]) -> int:
             print(help_text())
             return 0
         if arguments == ["--version"]:
-            version = importlib.metadata.version("chiasm")
+            version = importlib.import_module("importlib.metadata").version("chiasm")
             result({"version": version}, f"chiasm {version}")
             return 0
         if arguments in (["recipes"], ["recipes", "list"]):
