@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from functools import partial
+from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -70,7 +71,8 @@ class StandIn:
 
     def predict_file(self, run: Any, source: Path, output: Path, **more: Any) -> Any:
         self.note("predict", source, output)
-        return SimpleNamespace(rows=4, refused={"bad_json": 1}, whole=True)
+        missing = () if more["shard"] is None else (2, 3)
+        return SimpleNamespace(rows=4, refused={"bad_json": 1}, whole=not missing, before=source.stem == "again", missing=missing)
 
     def init(self, data: Path, *, target: str | None) -> str:
         self.note("init", data, target)
@@ -247,6 +249,11 @@ def test_debug_shows_the_traceback(library: StandIn, capsys: pytest.CaptureFixtu
         (["recipes", "show", "dmo"], "no recipe 'dmo'; did you mean 'demo'?"),
         (["data", "export", "scnes", "x"], "'scnes' is not one of 'scenes'"),
         (["data"], "Missing command"),
+        (["explain", "runs/x", "who", "--level", "pixel"], "'pixel' is not one of 'modality', 'token' ("),
+        (["audit", "runs/x", "--data", "x", "--score", "exact"], "'exact' is not one of 'exact_match', 'contains' ("),
+        (["predict", "runs/x", "in.jsonl", "-o", "out.jsonl", "--shard", "5/4"], "shard 5/4: write I/N with I from 1 to N"),
+        (["search", "index", " "], 'the words are empty; give some, e.g. chiasm search INDEX "a red sun"'),
+        (["classify", "runs/x", "--labels", "a,b"], "e.g. chiasm classify RUN --labels cat,dog --image FILE"),
     ],
 )
 def test_a_wrong_command_line(library: StandIn, shipped: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]):
@@ -254,6 +261,43 @@ def test_a_wrong_command_line(library: StandIn, shipped: Path, arguments: list[s
     said = capsys.readouterr().err
     assert message in said
     assert len(said.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("command", "endings"),
+    [
+        (["explain", "runs/x", "who"], ".html or .json"),
+        (["audit", "runs/x", "--data", "x.jsonl"], ".html or .json"),
+        (["predict", "runs/x", "in.jsonl"], ".jsonl or .csv or .parquet"),
+        (["index", "runs/x", "in.jsonl"], ""),
+    ],
+)
+def test_an_output_is_looked_at_before_the_work(
+    library: StandIn, tmp_path: Path, command: list[str], endings: str, capsys: pytest.CaptureFixture[str]
+):
+    (tmp_path / "file").write_text("")
+    ending = endings.partition(" ")[0]
+    wrong = {tmp_path: ": a folder; name a file" if endings else ": exists already", tmp_path / "file" / f"x{ending}": "not a directory"}
+    if endings:
+        wrong[tmp_path / "x.txt"] = f"end it on {endings}"
+    for output, message in wrong.items():
+        assert run([*command, "--output", str(output)]) == 2
+        assert (said := capsys.readouterr().err).startswith(f"error: --output {output}: ") and message in said
+    assert library.calls == [] and sorted(path.name for path in tmp_path.iterdir()) == ["file"]
+
+
+def test_predict_says_what_is_left_and_what_was_there(library: StandIn, capsys: pytest.CaptureFixture[str]):
+    assert run(["predict", "runs/x", "in.jsonl", "-o", "out.jsonl", "--shard", "1/3", "--task", "answer"]) == 0
+    left = [f"  chiasm predict runs/x in.jsonl --output out.jsonl --task answer --shard {n}/3" for n in (2, 3)]
+    assert capsys.readouterr().err.splitlines() == ["", "Next:", *left]
+    assert run(["predict", "runs/x", "again.jsonl", "-o", "out.jsonl"]) == 0
+    assert "out.jsonl was there already" in capsys.readouterr().out
+
+
+def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]):
+    assert run(["--version"]) == 0 and run(["--version", "--json"]) == 0
+    version = metadata.version("chiasm")
+    assert capsys.readouterr().out.splitlines() == [f"chiasm {version}", json.dumps({"version": version})]
 
 
 def test_a_chat_is_for_people(library: StandIn, capsys: pytest.CaptureFixture[str]):

@@ -89,6 +89,12 @@ def refused(door: Callable[[], Any], match: str) -> str:
     return str(found.value)
 
 
+def trained(run: Path, log: str) -> None:
+    """What training leaves beside the recipe and the model."""
+    (run / "checkpoints").mkdir()
+    (run / "log.jsonl").write_text(log + "\n", encoding="utf-8")
+
+
 def edited(file: Path, change: Callable[[dict[str, Any]], Any]) -> None:
     """Change a JSON file in place."""
     data = json.loads(file.read_text())
@@ -405,6 +411,30 @@ def test_ml4_a_runs_edited_config_is_refused(copies, name):
 # ---- damage
 
 
+@pytest.mark.parametrize("name", ["model", "model/config.json", "recipe.yaml"])
+def test_a_finished_run_says_what_is_missing(copies, name):
+    trained(copies / "run", '{"event": "finished", "step": 2}')
+    lost = copies / "run" / name
+    shutil.rmtree(lost) if lost.is_dir() else lost.unlink()
+    refused(lambda: chiasm.load(copies / "run"), r"run/(model/config.json|recipe.yaml): missing; copy the folder again")
+
+
+def test_a_run_that_is_being_trained_goes_on(copies):
+    shutil.rmtree(copies / "run" / "model")
+    trained(copies / "run", '{"step": 1, "loss": 2.5}')
+    refused(lambda: chiasm.load(copies / "run"), "training has not finished; go on with chiasm train .*run/recipe.yaml")
+
+
+def test_what_is_no_run_is_not_taken_for_one(copies):
+    data = copies / "runn"
+    data.mkdir()
+    assert "did you mean" not in refused(lambda: chiasm.load(data), "not a run folder .it has no recipe.yaml")
+    (data / "recipe.yaml").write_text("name: mine\n", encoding="utf-8")
+    (data / "train.jsonl").write_text("{}\n", encoding="utf-8")
+    assert "--resume" not in refused(lambda: chiasm.load(data), "a recipe, but nothing that was trained by it")
+    refused(lambda: chiasm.load(copies / "rum"), "there is no such folder.; did you mean '.*/run'")
+
+
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json", "processor_config.json", "generation_config.json"])
 def test_ml5_one_flipped_bit_or_a_cut_names_the_file(copies, name):
     file = copies / "run" / "model" / name
@@ -413,7 +443,7 @@ def test_ml5_one_flipped_bit_or_a_cut_names_the_file(copies, name):
         file.write_bytes(damaged)
         refused(lambda: chiasm.load(copies / "run"), f"{name}: not as it was written")
     file.unlink()
-    refused(lambda: chiasm.load(copies / "run"), f"{name}: missing|training has not finished")
+    refused(lambda: chiasm.load(copies / "run"), f"{name}: missing; copy the folder again")
     file.write_bytes(whole)
     chiasm.load(copies / "run")
     (copies / "run" / "model" / "MANIFEST.json").write_text('{"files": [')

@@ -122,6 +122,10 @@ def test_two_shards_are_one_run(run: chiasm.Run, data: Path, whole: bytes, tmp_p
     monkeypatch.setenv("WORLD_SIZE", "2")
     second = chiasm.predict_file(run, data / "input.jsonl", output)
     assert second.whole and second.rows == 40 and output.read_bytes() == whole
+    assert first.missing == (1,) and not second.before
+    assert chiasm.predict_file(run, data / "input.jsonl", output).before
+    with pytest.raises(chiasm.ChiasmError, match="input.jsnl: no such file or folder; did you mean 'input.jsonl'"):
+        chiasm.predict_file(run, data / "input.jsnl", output)
     with pytest.raises(chiasm.ChiasmError, match="shards was 2, is 3"):
         chiasm.predict_file(run, data / "input.jsonl", output, shard=(1, 3))
 

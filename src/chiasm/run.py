@@ -18,7 +18,7 @@ from chiasm.data.split import Split
 from chiasm.evaluation.baselines import Baseline, majority, question_only
 from chiasm.evaluation.evaluate import ROWS_READ, evaluate
 from chiasm.evaluation.result import Evaluation, read_json
-from chiasm.model_files import load_model
+from chiasm.model_files import MANIFEST, load_model
 from chiasm.quantized import count_parameters
 from chiasm.reading import EARLIER
 from chiasm.recipe import Recipe, load_recipe
@@ -75,12 +75,37 @@ def train(
 def load(folder: str | Path) -> Run:
     """Open a run folder that `train` made, or a folder that `export` made for the Hub."""
     folder = Path(folder)
-    if not (folder / "recipe.yaml").is_file():
-        known = [str(p.parent) for p in folder.parent.glob("*/recipe.yaml")] if folder.parent.is_dir() else []
-        raise ChiasmError(f"{folder}: not a run folder (it has no recipe.yaml){did_you_mean(str(folder), known)}")
-    if not (model_folder(folder) / "config.json").is_file():
-        raise ChiasmError(f"{folder}: training has not finished; go on with chiasm train {folder}/recipe.yaml --output {folder} --resume")
+    if not folder.exists():
+        raise ChiasmError(f"{folder}: not a run folder (there is no such folder){did_you_mean(str(folder), runs_beside(folder))}")
+    if not is_run(folder):
+        what = "a recipe, but nothing that was trained by it" if (folder / "recipe.yaml").is_file() else "it has no recipe.yaml"
+        raise ChiasmError(f"{folder}: not a run folder ({what}); name one that chiasm train RECIPE --output RUN made")
+    recipe, config = folder / "recipe.yaml", (folder if (folder / MANIFEST).is_file() else model_folder(folder)) / "config.json"
+    if recipe.is_file() and not config.is_file() and not _was_finished(folder):
+        raise ChiasmError(f"{folder}: training has not finished; go on with chiasm train {recipe} --output {folder} --resume")
+    for file in (recipe, config):
+        if not file.is_file():
+            raise ChiasmError(f"{file}: missing; copy the folder again from where it is whole")
     return Run(folder)
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a run is there, whole or not: two of what training or an export leaves, where data with their recipe have but one."""
+    traces = (("recipe.yaml",), ("checkpoints",), ("log.jsonl",), ("model", "config.json", MANIFEST), (f"model/{MANIFEST}",))
+    return sum(any((folder / name).exists() for name in names) for names in traces) > 1
+
+
+def runs_beside(folder: Path) -> list[str]:
+    """The run folders where `folder` would be."""
+    return [str(path) for path in folder.parent.iterdir() if is_run(path)] if folder.parent.is_dir() else []
+
+
+def _was_finished(folder: Path) -> bool:
+    """Whether the model was written: it is put in its place whole, and training notes that in its log."""
+    if (folder / "model").exists() or not (folder / "checkpoints").exists():
+        return True
+    log = folder / "log.jsonl"
+    return log.is_file() and '"event": "finished"' in log.read_text("utf-8")
 
 
 class Run:

@@ -24,7 +24,7 @@ def classify(
     task: Annotated[str | None, typer.Option(help="The contrast task; the run's first where not given.")] = None,
 ) -> None:
     """Say which of some labels fits best, without training for them (zero-shot)."""
-    given = query(text, {"image": image, "audio": audio, "video": video}, inputs or [])
+    given = query(text, {"image": image, "audio": audio, "video": video}, inputs or [], "chiasm classify RUN --labels cat,dog --image FILE")
     import chiasm
 
     names = [label.strip() for label in labels.split(",")]

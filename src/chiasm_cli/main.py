@@ -11,7 +11,7 @@ import signal
 import sys
 from typing import Any
 
-from chiasm_cli.output import settings
+from chiasm_cli.output import result, settings
 
 ABOUT = "Multimodal models from one recipe: train a model that sees, reads and hears, and ask it."
 SIGNALS = {130: "stopped", 143: "terminated"}
@@ -58,6 +58,10 @@ def run(arguments: list[str]) -> int:
         if arguments in (["-h"], ["--help"]):
             print(help_text())
             return 0
+        if arguments == ["--version"]:
+            version = importlib.import_module("importlib.metadata").version("chiasm")
+            result({"version": version}, f"chiasm {version}")
+            return 0
         if arguments in (["recipes"], ["recipes", "list"]):
             importlib.import_module("chiasm_cli.shelf").list_recipes()
             return 0
@@ -89,7 +93,8 @@ def help_text() -> str:
 Commands:
 {commands}
 
-  chiasm COMMAND --help says what a command takes; chiasm --install-completion teaches your shell to complete.
+  chiasm COMMAND --help says what a command takes; chiasm --version, which version this is;
+  chiasm --install-completion teaches your shell to complete.
   {EVERYWHERE}"""
 
 

@@ -73,13 +73,37 @@ def _is_number(text: str) -> bool:
     return text.replace(".", "", 1).removeprefix("-").isdigit() or text in ("", "nan")
 
 
+def writable(output: Path | None, endings: Sequence[str] = ()) -> None:
+    """Usage error, before any work, where nothing can be written to `output`; `endings`: those that say how it is written."""
+    if output is None:
+        return
+    import tempfile
+
+    import typer
+
+    if endings and output.is_dir():
+        raise typer.BadParameter(f"--output {output}: a folder; name a file, e.g. {output / f'out{endings[0]}'}")
+    if endings and output.suffix not in endings:
+        raise typer.BadParameter(f"--output {output}: end it on {' or '.join(endings)}")
+    folder = next(parent for parent in output.absolute().parents if parent.exists())
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise typer.BadParameter(f"--output {output}: nothing can be written there ({(error.strerror or str(error)).lower()})") from None
+
+
+PAGE = (".html", ".json")  # endings of `--output` where a result can be a page
+
+
 def page(found: Any, output: Path | None, instead: str) -> None:
-    """A result that can also be a page: written where one is asked for, printed, and what to look at next (`instead`: without a page)."""
+    """Print a result that can also be a page, write it as `output` ends, and say what to look at next (`instead`: without a page)."""
     if output is not None:
+        import json
+
         from chiasm.evaluation.result import write_text
 
-        write_text(output, found.html())
+        write_text(output, found.html() if output.suffix == ".html" else json.dumps(found.to_json(), ensure_ascii=False, indent=1) + "\n")
     result(found.to_json(), found.lines())
     if output is not None:
         note(f"wrote {output}")
-    next_step(instead if output is None else f"open {output}")
+    next_step(f"open {output}" if output is not None and output.suffix == ".html" else instead)

@@ -26,7 +26,7 @@ def search(
     run: Annotated[Path | None, typer.Option(help="The run that made the index, where it has moved.")] = None,
 ) -> None:
     """Find what is most like some words, a picture or a sound."""
-    given = query(text, {"image": image, "audio": audio, "video": video}, inputs or [])
+    given = query(text, {"image": image, "audio": audio, "video": video}, inputs or [], 'chiasm search INDEX "a red sun"')
     import chiasm
 
     opened = chiasm.Index.open(index)
@@ -38,16 +38,18 @@ def search(
     next_step(f"chiasm search {index} ... --json   every column of what was found")
 
 
-def query(text: str | None, media: dict[str, Path | None], inputs: list[str]) -> dict[str, Any]:
-    """The one thing that is asked with, under its modality's name or an input's own."""
+def query(text: str | None, media: dict[str, Path | None], inputs: list[str], example: str) -> dict[str, Any]:
+    """The one thing that is asked with, under its modality's name or an input's own; `example`: the command, as it can be given."""
+    if text is not None and not text.strip():
+        raise typer.BadParameter(f"the words are empty; give some, e.g. {example}")
     given: dict[str, Any] = {name: value for name, value in {"text": text, **media}.items() if value is not None}
     for each in inputs:
         name, equals, value = each.partition("=")
-        if not equals:
+        if not equals or not value.strip():
             raise typer.BadParameter(f"--input {each}: write NAME=VALUE")
         given[name] = value
     if not given:
-        raise typer.BadParameter('nothing to go by; give words, --image, --audio or --video, e.g. chiasm search INDEX "a red sun"')
+        raise typer.BadParameter(f"nothing to go by; give words, --image, --audio or --video, e.g. {example}")
     if len(given) > 1:
         raise typer.BadParameter(f"give one thing to go by, not {len(given)}: {', '.join(given)}")
     return given

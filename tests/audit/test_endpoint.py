@@ -167,6 +167,35 @@ def test_chats_are_read_too_and_wrong_columns_are_named(tmp_path: Path):
             chiasm.audit(url, tmp_path / "rows-0.jsonl", answer="anser")
 
 
+def test_a_difference_says_over_which_rows_it_is(tmp_path: Path):
+    """Half of the rows have a picture: the score is over all of them, the difference over those that have one."""
+    data = rows_at(tmp_path, 60)
+    rows = [json.loads(line) for line in data.read_text("utf-8").splitlines()]
+    rows = [row if number % 2 else {**row, "image": None, "answer": "red"} for number, row in enumerate(rows)]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    with serving(looks) as (url, _):
+        found = chiasm.audit(url, data)
+    real, shuffled = (next(one for one in found.to_json()["scores"] if one["condition"] == c) for c in ("as it is", "image shuffled"))
+    assert (real["score"], real["difference"], real["rows"]) == (1.0, None, 60) and shuffled["rows"] == 30
+    assert 60 * (shuffled["score"] - real["score"]) == pytest.approx(30 * shuffled["difference"])
+    for name in ("score", "difference"):
+        low, high = shuffled["interval" if name == "score" else "difference_interval"]
+        assert low < shuffled[name] < high
+    line = next(line for line in found.lines() if "image shuffled" in line)
+    assert line.endswith("over 30 rows") and "over 30 rows" in found.html() and "over all 60 rows" in found.html()
+    assert "scores are over all 60 rows, differences to `as it is` over the rows that have the input" in found.lines()
+
+
+def test_an_address_without_v1_is_told_so(tmp_path: Path):
+    data = rows_at(tmp_path, 3)
+    with serving(lambda body, number: (404, {}, {})) as (url, _):
+        with pytest.raises(ChiasmError, match=f"answered 404.*; most servers answer below /v1: give {url}$"):
+            chiasm.audit(url.removesuffix("/v1"), data, name="any")
+        with pytest.raises(ChiasmError) as plain:
+            chiasm.audit(url, data, name="any")
+    assert "answered 404" in str(plain.value) and "below /v1" not in str(plain.value)
+
+
 def test_the_page_has_everything_in_itself(tmp_path: Path):
     with serving(looks) as (url, _):
         page = chiasm.audit(url, rows_at(tmp_path, 24)).html()

@@ -15,6 +15,8 @@ import tiny_vlms
 from coloured import rows_at
 
 import chiasm
+from chiasm.audit import engine
+from chiasm.audit.rows import read
 from chiasm.media.image import png_bytes
 from chiasm.types import ChiasmError
 
@@ -63,6 +65,27 @@ def test_what_cannot_be_audited_is_said(tmp_path: Path):
     (tmp_path / "text.jsonl").write_text('{"question": "a", "answer": "b"}\n', encoding="utf-8")
     with pytest.raises(ChiasmError, match="reads `image`, and the data have no such column"):
         chiasm.audit("nothing", tmp_path / "text.jsonl")
+    (tmp_path / "none.jsonl").write_text('{"image": "a.png", "question": "a", "answer": null}\n', encoding="utf-8")
+    with pytest.raises(ChiasmError, match="no row has an answer; its columns are image, question, answer; .*--answer COLUMN"):
+        read(tmp_path / "none.jsonl", None, lambda sample: None)
+
+
+def test_a_misspelt_run_is_never_looked_for_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def asked(*given: Any, **named: Any) -> Any:
+        raise AssertionError("the Hub was asked")
+
+    monkeypatch.setattr(engine, "whole_model", asked)
+    monkeypatch.chdir(tmp_path)
+    data, run = rows_at(tmp_path, 3), tmp_path / "runs" / "demo"
+    run.mkdir(parents=True)
+    (run / "recipe.yaml").write_text("", encoding="utf-8")
+    (run / "log.jsonl").write_text("", encoding="utf-8")
+    with pytest.raises(ChiasmError, match="runs/dmo: not a run folder .*; did you mean 'runs/demo'"):
+        chiasm.audit("runs/dmo", data)
+    with pytest.raises(ChiasmError, match="a/b/c: not a run folder .there is no such folder"):
+        chiasm.audit("a/b/c", data)
+    with pytest.raises(AssertionError, match="the Hub"):
+        chiasm.audit("owner/name", data)
 
 
 def vlm_rows(folder: Path, count: int) -> Path:

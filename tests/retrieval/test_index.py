@@ -221,7 +221,9 @@ def test_the_commands(run: chiasm.Run, data: Path, tmp_path: Path, capsys: pytes
     index, picture = str(tmp_path / "index"), str(pictures(data)[0])
     assert chiasm_command(["index", str(run.folder), str(data / "train.jsonl"), "--output", index]) == 0
     said = capsys.readouterr()
-    assert "6 image" in said.out and f"chiasm search {index}" in said.err
+    assert "6 image" in said.out and f"chiasm search {index} --image FILE" in said.err and f'chiasm search {index} "words"' in said.err
+    assert chiasm_command(["index", str(run.folder), str(data / "train.jsonl"), "--output", f"{index}2", "--sides", "image"]) == 0
+    assert f'chiasm search {index}2 "words"' in capsys.readouterr().err
     assert chiasm_command(["search", index, "--image", picture, "--find", "image", "-k", "2", "--json"]) == 0
     hits = json.loads(capsys.readouterr().out)
     assert len(hits) == 2 and hits[0]["media"] == picture

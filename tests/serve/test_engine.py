@@ -298,6 +298,14 @@ def test_a_long_call_lets_the_others_in(engine: Engine):
     assert result.prediction.output == alone.prediction.output and let_in
 
 
+def test_a_long_call_does_not_make_requests_look_slow(engine: Engine):
+    async def long() -> None:
+        await engine.call(lambda: time.sleep(1.0))
+
+    asyncio.run(long())
+    assert engine._pace.seconds < 0.5
+
+
 def test_a_call_that_nobody_waits_for_ends(engine: Engine):
     passes = 0
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from tiny_server import Client, clip, png, running, tiny_run, wait_for
 
+import chiasm
 from chiasm.serve.limits import MEGABYTE, Limits
 
 PAGE = Path(__file__).parents[2] / "docs" / "serve.md"
@@ -25,7 +26,10 @@ def demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Client]:
     monkeypatch.chdir(tmp_path)
     Path("picture.png").write_bytes(png(1))
     Path("sound.wav").write_bytes(clip(1))
-    with running(tiny_run(tmp_path / "runs" / "demo", name="demo")) as client:
+    Path("rows.jsonl").write_text('{"image": "picture.png", "answer": "a red cat"}\n', encoding="utf-8")
+    run = tiny_run(tmp_path / "runs" / "demo", name="demo")
+    with running(run) as client:
+        client.service.index = chiasm.index(run, "rows.jsonl", "index")
         yield client
 
 
@@ -43,7 +47,7 @@ def test_every_example_runs(demo):
         for line, code in blocks("python"):
             exec(compile("\n" * line + code.replace(":8000", f":{demo.port}"), str(PAGE), "exec"), names)
     names["client"].close()
-    assert len(blocks("python")) == 4 and len(said.getvalue().splitlines()) == 6
+    assert len(blocks("python")) == 4 and len(said.getvalue().splitlines()) == 7
     last = said.getvalue().splitlines()[-1]
     assert last == demo.service.run.answer(image=png(1), question="is there a red cat ?", task="answer")
 

@@ -243,6 +243,29 @@ def test_settings_with_nothing_behind_them(client):
     assert "did you mean 'temperature'" in client.chat(WORDS[0], temprature=1).error["message"]
 
 
+@pytest.mark.parametrize(
+    ("path", "body", "param", "said"),
+    [
+        ("search", {"model": "tiny", "query": "a", "fnd": "image"}, "fnd", "unknown field 'fnd'; did you mean 'find'?"),
+        ("search", {"model": "tiny", "qury": "a"}, "qury", "unknown field 'qury'; did you mean 'query'?"),
+        ("embeddings", {"model": "tiny", "input": "a", "dimensions": 3}, "dimensions", "dimensions: is not supported; leave it out"),
+        ("embeddings", {"model": "tiny"}, "input", "input: is needed, and was not given"),
+        ("chat/completions", b"", None, "the body is empty; send a JSON object"),
+        ("chat/complete", {}, None, "there is no /v1/chat/complete here; did you mean '/v1/chat/completions'?; /docs lists what there is"),
+    ],
+)
+def test_what_is_wrong_is_named_and_what_was_meant(client, path, body, param, said):
+    error = client.post(f"/v1/{path}", body).error
+    assert (error["param"], error["message"]) == (param, said)
+
+
+def test_parts_and_methods_are_named_too(client):
+    error = client.chat({"type": "image_uri", "image_url": {"url": "x"}}).error
+    assert "there is no type 'image_uri'; did you mean 'image_url'?" in error["message"] and error["param"].endswith("content.0")
+    assert "write {...}" in client.chat({"type": "image_url", "image_url": "x"}).error["message"]
+    assert client.get("/v1/search").error["message"].startswith("/v1/search takes POST, not GET")
+
+
 # ---- paths and addresses
 
 

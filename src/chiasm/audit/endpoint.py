@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from chiasm.audit.rows import ANSWERS, MEDIA, QUESTIONS, Asked, column, there, whole_paths
 from chiasm.media import containers, files
@@ -127,7 +128,7 @@ class Endpoint:
                     return json.loads(reply.read())
             except urllib.error.HTTPError as error:
                 if last or error.code not in BUSY:
-                    raise ChiasmError(f"{self.url}{path} answered {error.code}: {_reason(error)}") from None
+                    raise ChiasmError(f"{self.url}{path} answered {error.code}: {_reason(error)}{self._hint(error.code)}") from None
                 wait = _seconds(error.headers.get("Retry-After"), attempt)
             except (OSError, ValueError) as error:  # no connection, a timeout, or no JSON
                 if last:
@@ -135,6 +136,9 @@ class Endpoint:
                 wait = _seconds(None, attempt)
             time.sleep(wait)
         raise AssertionError("the last try answers or raises")
+
+    def _hint(self, code: int) -> str:
+        return f"; most servers answer below /v1: give {self.url}/v1" if code == 404 and not urlsplit(self.url).path else ""
 
 
 def picture_part(value: Any) -> dict[str, Any]:

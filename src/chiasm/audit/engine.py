@@ -10,11 +10,11 @@ from chiasm.audit.endpoint import Endpoint
 from chiasm.audit.local import Local, run_at, whole_model
 from chiasm.audit.result import TASK, TEXT_ONLY, Audit, conclude
 from chiasm.audit.rows import Asked, read
-from chiasm.components import did_you_mean
 from chiasm.data.collate import exchange
 from chiasm.data.opening import open_file
 from chiasm.data.randomness import generator
 from chiasm.evaluation.scoring import Answers
+from chiasm.run import runs_beside
 from chiasm.types import ChiasmError, Prediction
 
 SCORES = ("exact_match", "contains")
@@ -46,7 +46,7 @@ def audit(
     stopped. `announce` is told what it will cost before it begins. Ctrl-C, or a server that fails, ends it early with what was measured.
     """
     if score is not None and score not in SCORES:
-        raise ChiasmError(f"score: '{score}' is not one of {', '.join(SCORES)}{did_you_mean(score, SCORES)}")
+        raise ChiasmError(f"score: '{score}' is not one of {', '.join(SCORES)}")
     columns = list(open_file(data).columns)
     settings = {"columns": columns, "question": question, "answer": answer, "score": score}
     answerer = _answerer(str(model), settings, name=name, task=task, tokens=max_tokens, kept=None if kept is None else Path(kept))
@@ -68,9 +68,17 @@ def audit(
 def _answerer(model: str, settings: Mapping[str, Any], *, name: str | None, task: str | None, tokens: int, kept: Path | None) -> Answerer:
     if model.startswith(("http://", "https://")):
         return Endpoint(model, name, tokens=tokens, kept=kept, **settings)
-    if (Path(model) / "recipe.yaml").is_file():
+    if _means_a_run(model):
         return run_at(Path(model), task=task, **settings)
     return whole_model(model, tokens=tokens, **settings)
+
+
+def _means_a_run(model: str) -> bool:
+    """A folder that is no checkpoint, or a path that is not there: beside runs, or written as no name on the Hub (owner/name) can be."""
+    folder = Path(model)
+    if folder.exists():
+        return folder.is_dir() and ((folder / "recipe.yaml").is_file() or not (folder / "config.json").is_file())
+    return model.startswith((".", "/", "~")) or model.count("/") > 1 or ("/" in model and bool(runs_beside(folder)))
 
 
 def conditions(inputs: Mapping[str, str], rows: Sequence[Asked]) -> tuple[dict[Condition, list[int | None]], list[str]]:

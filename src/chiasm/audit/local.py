@@ -69,6 +69,8 @@ def run_at(folder: Path, *, task: str | None, score: str | None, columns: Sequen
     """A run folder's own task."""
     run = load(folder)
     texts = [name for name, spec in run.recipe.inputs.items() if spec.modality == "text"]
+    if answer is not None:
+        column(columns, answer, (), "answer")
     renames = {texts[0]: column(columns, question, (), "question")} if question and len(texts) == 1 else {}
     return Local(run, task, title=str(folder), score=score or "exact_match", renames=renames, answer=answer)
 

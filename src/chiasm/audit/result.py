@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from chiasm.evaluation.intervals import FEWEST_CLUSTERS, number
+from chiasm.components import find
+from chiasm.evaluation.intervals import FEWEST_CLUSTERS, bootstrap, number
 from chiasm.evaluation.result import Evaluation, plain
-from chiasm.evaluation.scoring import Answers, key, score
+from chiasm.evaluation.scoring import Answers, cluster_of, key, score
 
 TASK, TEXT_ONLY = "answer", "text only"
 WIDEST = 0.1  # of a score between 0 and 1: an interval that reaches farther below 0 cannot say that an input is not used
@@ -20,12 +21,13 @@ SCORED = {
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """One condition. `difference` to the real inputs is paired, over the `rows` that have the input."""
+    """One condition: its score over all rows, and the `difference` to the inputs as they are, paired, over the `rows` with the input."""
 
     condition: str
     score: float
     interval: Sequence[float] | None = None
     difference: float | None = None
+    difference_interval: Sequence[float] | None = None
     rows: int = 0
 
 
@@ -66,15 +68,19 @@ class Audit:
         for one in self.scores:
             bar = "█" * round(24 * one.score)
             lines.append(f"  {one.condition:<{width}}  {one.score:.3f}  {bar:<24}  {change(one)}".rstrip())
+        lines += ["", f"scores are over all {self.rows} rows, differences to `as it is` over the rows that have the input"]
         return [*lines, "", *(verdict.sentence for verdict in self.verdicts), *(f"note: {note}" for note in self.notes)]
 
 
 def change(one: Score) -> str:
-    """The interval of a score, or the difference with its own."""
-    if one.interval is None:
-        return ""
-    low, high = (number(edge, sign=one.difference is not None) for edge in one.interval)
-    return f"[{low}, {high}]" if one.difference is None else f"{number(one.difference, sign=True)} [{low}, {high}]"
+    """A condition's difference with its interval, and over how many rows; of the inputs as they are, the interval of the score."""
+    if one.difference is not None:
+        return f"{number(one.difference, sign=True)} {_span(one.difference_interval, sign=True)} over {one.rows} rows"
+    return _span(one.interval)
+
+
+def _span(interval: Sequence[float] | None, *, sign: bool = False) -> str:
+    return "" if interval is None else "[{}, {}]".format(*(number(edge, sign=sign) for edge in interval))
 
 
 def conclude(answers: Answers, *, title: str, data: str, inputs: Mapping[str, str], notes: Sequence[str]) -> Audit:
@@ -83,11 +89,12 @@ def conclude(answers: Answers, *, title: str, data: str, inputs: Mapping[str, st
     score(answers, found)
     real = key(TASK, metric)
     scores = [Score("as it is", found.metrics[real], found.intervals.get(real), rows=len(answers.real))]
-    names = [*(f"{name} {how}" for name, how in answers.controls), *answers.references]
-    for name in names:
-        if (difference := found.differences.get(key(TASK, metric, "", name))) is not None:
-            value, low_high = found.metrics[key(TASK, metric, "", name)], difference["interval"]
-            scores.append(Score(name, value, low_high, difference["difference"], difference["rows"]))
+    clusters = cluster_of(answers)
+    others = {f"{name} {how}": rows for (name, how), rows in answers.controls.items()} | answers.references
+    for name, rows in others.items():
+        if (d := found.differences.get(own := key(TASK, metric, "", name))) is not None:
+            interval = bootstrap(find("metric", metric)(), rows, [clusters[p.id] for p in rows])[""]
+            scores.append(Score(name, found.metrics[own], interval, d["difference"], d["interval"], d["rows"]))
     verdicts = [one for name in inputs if (one := judged(name, metric, found)) is not None]
     said = [{"condition": "as it is", "id": p.id, "output": p.output, "target": p.target} for p in answers.real]
     for (name, how), predictions in answers.controls.items():

@@ -17,6 +17,7 @@ from chiasm.types import BadInput, ChiasmError, Sample
 QUESTIONS = ("question", "prompt", "instruction", "text")
 ANSWERS = ("answer", "answers", "label", "target", "output", "caption")
 MEDIA = ("image", "audio")
+NO_ANSWER = "no answer"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +51,12 @@ def read(data: str | Path, limit: int | None, make: Callable[[Sample], Asked | N
             refused.append(f"{source.origin(index)[0]}: {error}")
             continue
         if made is None:
-            refused.append(f"{source.origin(index)[0]}: no answer")
+            refused.append(f"{source.origin(index)[0]}: {NO_ANSWER}")
         else:
             rows.append(made)
+    if refused and not rows and all(line.endswith(f": {NO_ANSWER}") for line in refused):
+        columns = ", ".join(source.columns)
+        raise ChiasmError(f"{data}: no row has an answer; its columns are {columns}; name the one that holds it: --answer COLUMN")
     if not rows:
         raise ChiasmError(f"{data}: no row can be used" + (f" ({refused[0]})" if refused else ""))
     return rows, refused

@@ -72,6 +72,8 @@ def open_file(path: str | Path, *, label: str | None = None, root: str | Path | 
     path = Path(path)
     if path.is_dir():
         return MediaFolder(path, label=label, root=root)
+    if not path.exists():
+        raise RecipeError(f"{path}: no such file or folder{_nearest_file(path)}")
     by_ending = file_sources()
     if path.suffix.lower() not in by_ending:
         raise RecipeError(f"{path}: no source reads '{path.suffix or path.name}' files; known: {', '.join(sorted(by_ending))}")

@@ -41,12 +41,18 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Predicted:
-    """What came of it. `whole`: OUT is written; else other shards are still missing."""
+    """What came of it. `missing`: the shards that are not finished, without which OUT is not written; `before`: OUT was there already."""
 
     output: Path
     rows: int
     refused: dict[str, int] = field(default_factory=dict)  # reason -> rows
-    whole: bool = True
+    missing: tuple[int, ...] = ()
+    before: bool = False
+
+    @property
+    def whole(self) -> bool:
+        """Whether OUT is written."""
+        return not self.missing
 
 
 def predict_file(
@@ -69,8 +75,7 @@ def predict_file(
     if output.suffix not in ENDINGS:
         raise ChiasmError(f"{output}: predictions are written as {', '.join(ENDINGS)}; end it on one of them")
     number, count = shard or shard_of_process()
-    if not 1 <= number <= count:
-        raise ChiasmError(f"shard {number}/{count}: write I/N with I from 1 to N")
+    check_shard(number, count)
     opened = run.reading(open_file(source))
     plan = {
         "format": FORMAT,
@@ -107,7 +112,14 @@ def parse_shard(text: str) -> tuple[int, int]:
     """`1/4` -> (1, 4)."""
     if not (found := re.fullmatch(r"(\d+)/(\d+)", text)):
         raise ChiasmError(f"shard: '{text}': write I/N, as 1/4")
-    return int(found[1]), int(found[2])
+    return check_shard(int(found[1]), int(found[2]))
+
+
+def check_shard(number: int, count: int) -> tuple[int, int]:
+    """The same; ChiasmError where there can be no such shard."""
+    if not 1 <= number <= count:
+        raise ChiasmError(f"shard {number}/{count}: write I/N with I from 1 to N")
+    return number, count
 
 
 def _begin(output: Path, partial: Path, plan: Mapping[str, Any], *, overwrite: bool) -> Predicted | None:
@@ -122,7 +134,7 @@ def _begin(output: Path, partial: Path, plan: Mapping[str, Any], *, overwrite: b
             raise ChiasmError(f"{output}: exists and is not of `predict`; give another --output, or --overwrite it")
         found = json.loads(meta.read_text("utf-8"))
         _agree(output, found["plan"], plan)
-        return Predicted(output, found["rows"], found["refused"])
+        return Predicted(output, found["rows"], found["refused"], before=True)
     partial.mkdir(parents=True, exist_ok=True)
     path = partial / "plan.json"
     if not path.exists():
@@ -186,16 +198,16 @@ def _join(output: Path, partial: Path, plan: Mapping[str, Any]) -> Predicted:
     count = plan["shards"]
     with _alone(partial) as here:
         parts = [partial / f"{number}-of-{count}" / "rows.jsonl" for number in range(1, count + 1)]
-        whole = [part for part in parts if part.exists()]
+        missing = tuple(number for number, part in enumerate(parts, 1) if not part.exists())
         if not here:  # another process has joined them and taken the folder away
             found = json.loads(_meta(output).read_text("utf-8"))
             return Predicted(output, found["rows"], found["refused"])
         rows, refused = 0, Counter[str]()
-        for line in lines_of(whole):
+        for line in lines_of([part for part in parts if part.exists()]):
             rows += 1
             refused.update([line["reason"]] if "error" in line else [])
-        if len(whole) < count:
-            return Predicted(output, rows, dict(refused), whole=False)
+        if missing:
+            return Predicted(output, rows, dict(refused), missing)
         write_all(parts, output)
         write_text(_meta(output), json.dumps({"plan": plan, "rows": rows, "refused": refused}, indent=1) + "\n")
         shutil.rmtree(partial)

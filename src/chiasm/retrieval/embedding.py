@@ -35,7 +35,7 @@ class Space:
     def __init__(self, run: Run, task: str | None = None):
         towers = {name: found for name, found in run.tasks.items() if found.view == "towers"}
         if not towers:
-            raise ChiasmError(f"{run.folder}: no task of this run compares things, so it has no vectors to search by (type: contrast)")
+            raise ChiasmError(f"{run.folder}: no task of this run compares things (type: contrast), which index, search and classify need")
         if task is not None and task not in towers:
             raise ChiasmError(f"this run has no contrast task '{task}'{did_you_mean(task, towers)}")
         first = towers[task] if task is not None else next(iter(towers.values()))

@@ -9,7 +9,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from chiasm.components import did_you_mean
 from chiasm.serve.parts import Body, ContentPart
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
@@ -95,7 +94,7 @@ class ChatRequest(Question):
 
     @model_validator(mode="before")
     @classmethod
-    def _known(cls, data: Any) -> Any:
+    def _supported(cls, data: Any) -> Any:
         """Drop what asks for nothing, and say why the rest cannot be had."""
         if not isinstance(data, dict):
             return data
@@ -109,8 +108,6 @@ class ChatRequest(Question):
                     raise ValueError(f"{key} is not supported: {UNSUPPORTED[key]}")
             elif key not in IGNORED:
                 kept[key] = value
-        for key in kept.keys() - cls.model_fields.keys():
-            raise ValueError(f"unknown field '{str(key)[:60]}'{did_you_mean(str(key)[:60], list(cls.model_fields))}")
         return kept
 
     @property

@@ -257,11 +257,9 @@ class Engine:
                 return False
             call = self._calls.popleft() if self._calls else None
             self._active = len(self.slots.rows) + (call is not None)
-        start, finished = time.perf_counter(), self.counters.finished
         if call is not None:
             self._run_call(call)
         self._serve_once()
-        self._pace.note(time.perf_counter() - start, self.counters.finished - finished)
         return True
 
     def _serve_once(self) -> bool:
@@ -271,6 +269,7 @@ class Engine:
             self._active = len(self.slots.rows) + len(texts) + len(batch) + (self._call is not None)
         if not (batch or texts or self.slots.rows):
             return False
+        start, finished = time.perf_counter(), self.counters.finished
         try:
             if batch:
                 self.counters.forward(len(batch))
@@ -285,6 +284,7 @@ class Engine:
             self.slots.clear()
         self.counters.tokens = self.slots.tokens
         self._active = len(self.slots.rows) + (self._call is not None)
+        self._pace.note(time.perf_counter() - start, self.counters.finished - finished)
         return True
 
     def _take(self) -> tuple[list[Row], list[Row]]:

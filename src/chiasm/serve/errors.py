@@ -6,8 +6,8 @@ A message never holds a path of this machine, nor a long piece of what was sent 
 from __future__ import annotations
 
 import logging
-import os
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from fastapi.exceptions import RequestValidationError
@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
+from chiasm.components import did_you_mean
 from chiasm.serve.work import Busy, Failed, Stopped
 from chiasm.types import BadInput, ChiasmError
 
@@ -57,9 +58,14 @@ def body(status: int, message: str, *, param: str | None = None, code: str | Non
 def clean(message: str) -> str:
     """A message in one line, without long stretches of what was sent and without paths of this machine."""
     message = message.encode("utf-8", "replace").decode("utf-8")
-    message = PATH.sub(lambda found: "..." if os.path.isabs(found[0]) and found[0].count("/") > 2 else found[0], " ".join(message.split()))
+    message = PATH.sub(_shown, " ".join(message.split()))
     message = LONG_WORD.sub(lambda found: f"{found[0][:40]}... ({len(found[0])} characters)", message)
     return message if len(message) <= LONGEST else message[: LONGEST - 3] + "..."
+
+
+def _shown(path: re.Match[str]) -> str:
+    """A route, or a word with a slash or two, as it is; what may be a path of this machine not."""
+    return path[0] if path[0].count("/") < 3 or path[0].startswith("/v1/") else "..."
 
 
 def refusal(error: Exception) -> Refused:
@@ -84,15 +90,32 @@ def refusal(error: Exception) -> Refused:
 
 
 def _invalid(error: RequestValidationError) -> Refused:
-    """The first thing that is wrong with a body, and how many more there are."""
-    problems = error.errors()
-    first = problems[0]
+    """The first thing that is wrong with a body, a misspelt field before all, and how many more there are."""
+    problems = sorted(error.errors(), key=lambda problem: problem["type"] != "unknown_field")
+    first, known = problems[0], problems[0].get("ctx", {})
     place = ".".join(str(step) for step in first["loc"] if step != "body" and not str(step).startswith(("function-", "tagged-")))
     if first["type"] == "json_invalid":
-        return Refused(400, f"the body is not JSON: {first.get('ctx', {}).get('error', first['msg'])}", code="not_json")
+        return Refused(400, f"the body is not JSON: {known.get('error', first['msg'])}", code="not_json")
+    if first["type"] == "missing" and not place:
+        return Refused(400, "the body is empty; send a JSON object", code="missing")
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-    message = first["msg"].removeprefix("Value error, ")
-    return Refused(400, f"{place}: {message}{more}" if place else message + more, param=place or None, code=first["type"])
+    message = _said(first["type"], known) or first["msg"].removeprefix("Value error, ")
+    param = ".".join(filter(None, (place, known.get("field"))))
+    return Refused(400, f"{place}: {message}{more}" if place else message + more, param=param or None, code=first["type"])
+
+
+def _said(kind: str, known: Mapping[str, Any]) -> str:
+    """What pydantic means; "" where its own words serve."""
+    if kind == "union_tag_invalid":
+        near = did_you_mean(str(known["tag"]), [tag.strip(" '") for tag in str(known["expected_tags"]).split(",")])
+        return f"there is no type '{str(known['tag'])[:60]}'{near}"
+    return {
+        "missing": "is needed, and was not given",
+        "model_type": "is not an object; write {...}",
+        "model_attributes_type": "is not an object; write {...}",
+        "dict_type": "is not an object; write {...}",
+        "none_required": "is not supported; leave it out",
+    }.get(kind, "")
 
 
 def answer(error: Exception) -> JSONResponse:
@@ -104,4 +127,10 @@ async def handle(request: Request, error: Exception) -> JSONResponse:
     """What FastAPI calls for an error that a route raised. What no layer outside of it will see again is logged here."""
     if isinstance(error, Failed):
         log.error("%s", error, exc_info=error)
+    if isinstance(error, HTTPException) and error.detail in ("Not Found", "Method Not Allowed"):
+        path = request.url.path[:80]
+        takes = (error.headers or {}).get("Allow", "another method")
+        near = did_you_mean(path, request.app.state.paths, cutoff=0.8)
+        error.detail = f"{path} takes {takes}, not {request.method}" if error.status_code == 405 else f"there is no {path} here{near}"
+        error.detail += "; /docs lists what there is"
     return answer(error)

@@ -9,10 +9,12 @@ from __future__ import annotations
 import binascii
 import re
 from base64 import b64decode
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
+from chiasm.components import did_you_mean
 from chiasm.conversation import Part
 from chiasm.media.audio import seconds_of
 from chiasm.serve.errors import Refused
@@ -25,6 +27,15 @@ class Body(BaseModel):
     """A JSON object of which every key is known."""
 
     model_config = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True, hide_input_in_errors=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known(cls, data: Any) -> Any:
+        for key in data.keys() - cls.model_fields.keys() if isinstance(data, dict) else ():
+            shown = str(key)[:60]
+            near = did_you_mean(shown, list(cls.model_fields))
+            raise PydanticCustomError("unknown_field", "unknown field '{field}'{near}", {"field": shown, "near": near})
+        return data
 
 
 class TextPart(Body):

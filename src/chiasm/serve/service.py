@@ -15,7 +15,6 @@ from typing import Any, Literal, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 
-from chiasm.components import did_you_mean
 from chiasm.conversation import Asked
 from chiasm.serve.errors import Refused, log, refusal
 from chiasm.serve.limits import Limits
@@ -96,8 +95,9 @@ class Service:
         if self.run is None or self.engine is None or not self.engine.ready:
             raise Refused(503, "the model is being loaded; try again", code="loading", headers={"retry-after": "2"})
         if model is not None and model != self.name:
-            message = f"there is no model '{model[:80]}' here{did_you_mean(model[:80], [self.name])}; this server has '{self.name}'"
-            raise Refused(404, message, param="model", code="model_not_found")
+            raise Refused(
+                404, f"there is no model '{model[:80]}' here; this server has '{self.name}'", param="model", code="model_not_found"
+            )
         return self.run
 
     def check_room(self) -> None:

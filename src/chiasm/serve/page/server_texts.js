@@ -19,6 +19,7 @@ export const SERVER_TEXTS = {
     error_too_slow: "请求没有在规定时间内传完。请检查网络，或换小一些的文件再试。",
     error_length_required: "请求没有写明长度（Content-Length）。",
     error_compressed: "服务器不接受压缩过的请求体。请不压缩直接发送。",
+    error_missing: "请求缺少必需的内容。",
     error_not_json: "请求不是有效的 UTF-8 JSON，或者文字里有残缺的字符。请检查输入的文字。",
     error_too_deep: "JSON 嵌套得太深。请减少嵌套的层数。",
     error_too_large: "数据太大，超过了上限。请缩小或压缩后再发送，或者少发几个文件。",
