@@ -52,4 +52,4 @@ def check_folder(run: Path) -> None:
     if run.is_dir():
         return
     near = difflib.get_close_matches(str(run), [str(file.parent) for file in run.parent.glob("*/recipe.yaml")], n=1)
-    raise typer.BadParameter(f"{run}: not a run folder (there is none)" + (f"; did you mean '{near[0]}'?" if near else ""))
+    raise typer.BadParameter(f"{run}: not a run folder (there is no such folder)" + (f"; did you mean '{near[0]}'?" if near else ""))
