@@ -88,6 +88,8 @@ def test_words_outside_the_vocabulary_are_said():
     assert note == "not in this model's vocabulary: 你好, or, Zorblatt, ?"
     assert (note.code, note.figures) == ("unknown_words", {"input": "question", "words": ["你好", "or", "Zorblatt", "?"]})
     assert asked(knows, [user("你好 ?")]).notes == ("not in this model's vocabulary: 你好; 'question' has no other words",)
+    assert asked(knows, [user("what\x00 is")]).notes == ()  # as it is read
+    assert asked(knows, [user("what \ud800")]).notes == ()  # refused when it is read
     assert asked(knows, [user("zorblatt"), said("a"), user("what ?")]).notes[0].code == "one_turn"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from chiasm.media.cleaning import TextOptions, clean
 from chiasm.media.tokens import Tokens
 from chiasm.media.vocabulary import Unknown
 from chiasm.tasks.template import is_missing
@@ -61,11 +62,15 @@ def unknown_words(run: Any, name: str, value: Any, *, target: bool = False) -> U
     target: of a text that the model is to write.
     """
     modality = run.processor.modalities.get(name)
-    if isinstance(value, str) and modality is None:
-        return run.vocabulary.unknown(value, target=target)
-    if isinstance(value, str) and isinstance(modality, Tokens):  # a text with an encoder of its own, and so a tokenizer of its own
-        return modality.unknown(value)
-    return Unknown(())
+    if not isinstance(value, str) or not (modality is None or isinstance(modality, Tokens)):
+        return Unknown(())
+    try:
+        text, _ = clean(value, _text_options(run, name))
+    except BadInput:
+        return Unknown(())  # refused, by name, when it is read
+    if isinstance(modality, Tokens):  # a text with an encoder of its own has a tokenizer of its own
+        return modality.unknown(text)
+    return run.vocabulary.unknown(text, target=target)
 
 
 def _unknown(found: Unknown, where: str) -> Note:
@@ -77,6 +82,13 @@ def _not_given(run: Any, name: str) -> Note:
     modality = run.recipe.inputs[name].modality
     what = name if modality in (name, "text", "tokens") else f"'{name}' ({modality})"
     return Note(f"no {what} was given; this model reads one", "not_given", input=name)
+
+
+def _text_options(run: Any, name: str) -> TextOptions:
+    """How an input's texts are cleaned; a column that is no input, and what is to be written, as texts are by default."""
+    spec = run.recipe.inputs.get(name)
+    kept = {} if spec is None else {key: value for key, value in spec.options.items() if key in TextOptions.model_fields}
+    return TextOptions(**kept)
 
 
 def _column(run: Any, name: str) -> str:
