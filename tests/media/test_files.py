@@ -66,9 +66,9 @@ def test_paths_need_a_root(root):
 
 
 def test_what_is_missing_is_named_as_it_was_given(root):
-    with pytest.raises(BadInput, match=re.escape(f"'gone.png' was not found in {root}")):
+    with pytest.raises(BadInput, match=re.escape(f"'gone.png' was not found in {root}; check its name, or set data.root")):
         files.resolve("gone.png", root=str(root))
-    with pytest.raises(BadInput, match=re.escape(f"'{root}/gone.png' was not found;")):
+    with pytest.raises(BadInput, match=re.escape(f"'{root}/gone.png' was not found; check its name") + "$"):
         files.resolve(root / "gone.png", root="/")
 
 
@@ -95,10 +95,3 @@ def test_identity(root):
     before = key("a/x.bin")
     (root / "a" / "x.bin").write_bytes(b"123456")
     assert key("a/x.bin") != before
-
-
-def test_a_missing_file_is_looked_for_below_the_root_only_where_its_path_starts_there(tmp_path):
-    with pytest.raises(BadInput, match="check its name, or set data.root to its folder"):
-        files.read_bytes("gone.png", root=str(tmp_path), limit=9)
-    with pytest.raises(BadInput, match=r"gone.png' was not found; check its name$"):
-        files.read_bytes(str(tmp_path / "gone.png"), root="/", limit=9)
