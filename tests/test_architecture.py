@@ -49,6 +49,7 @@ LAYERS = [
         "quantized",
         "decoding",
         "embedding",
+        "notes",
     ],
     ["composite", "generation", "model", "loading", "preprocessing", "model_files", "whole", "assemble"],
     ["evaluation"],

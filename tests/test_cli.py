@@ -45,6 +45,7 @@ class StandIn:
                 )
             ),
             answer=lambda **given: self.note("answer", given) or "red",
+            notes=lambda row, task: ["no audio was given"] if "question" in row else [],
             examples=lambda: ["  what ? -> sun"],
         )
 
@@ -162,7 +163,7 @@ def test_the_other_commands_pass_their_arguments_on(library: StandIn, tmp_path: 
     assert run(["evaluate", "runs/x", "--data", "own.jsonl"]) == 0
     assert run(["predict", "runs/x", "in.jsonl", "--output", "out.jsonl"]) == 0
     assert run(["ask", "runs/x", "--image", "a.png", question]) == 0
-    assert run(["ask", "runs/x", "--audio", "a.wav", "--input", "age=3"]) == 0
+    assert run(["ask", "runs/x", "--audio", "a.wav", "--input", "age=3", "--task", "kind"]) == 0
     assert run(["init", "data.csv", "--target", "label"]) == 0
     assert run(["check", "r.yaml", "train.seed=1"]) == 0
     assert run(["demo", "stages.0.steps=1", "--output", str(tmp_path)]) == 0
@@ -170,8 +171,8 @@ def test_the_other_commands_pass_their_arguments_on(library: StandIn, tmp_path: 
     assert calls[0][:2] == ("evaluate", "validation")
     assert calls[1][2]["data"] == Path("own.jsonl")
     assert calls[2] == ("predict", Path("in.jsonl"), Path("out.jsonl"))
-    assert calls[3] == ("answer", {"question": question, "image": Path("a.png")})
-    assert calls[4] == ("answer", {"audio": Path("a.wav"), "age": "3"})
+    assert calls[3] == ("answer", {"task": None, "question": question, "image": Path("a.png")})
+    assert calls[4] == ("answer", {"task": "kind", "audio": Path("a.wav"), "age": "3"})
     assert calls[5] == ("init", Path("data.csv"), "label")
     assert calls[6] == ("check", "r.yaml", ["train.seed=1"])
     assert calls[7][1] == "demo"

@@ -8,19 +8,32 @@ from typing import Any
 import pytest
 
 from chiasm.conversation import Part, Turn, asked, question_input, reads, reads_history
+from chiasm.media.base import Modality
+from chiasm.media.tokenizer import learn_tokenizer
+from chiasm.media.vocabulary import Vocabulary
 from chiasm.tasks.generate import Generate
 from chiasm.types import BadInput
 
 DIALOGUE = {"history": "question : {question} answer : {answer} ."}
 
 
-def run_of(inputs: dict[str, str], prompt: str, repeat: dict[str, str] | None = None, reader: Any = None, reads_itself: Any = ()) -> Any:
+def run_of(
+    inputs: dict[str, str],
+    prompt: str,
+    repeat: dict[str, str] | None = None,
+    reader: Any = None,
+    reads_itself: Any = (),
+    tokenizer: Any = None,
+) -> Any:
     """What a conversation needs to know of a run."""
     task = Generate("answer", Generate.Options(prompt=prompt, repeat=repeat or {}, target="{answer}"), inputs)
     specs = {name: SimpleNamespace(modality=kind, options={}) for name, kind in inputs.items()}
     return SimpleNamespace(
         recipe=SimpleNamespace(inputs=specs),
-        processor=SimpleNamespace(reader=reader, reads=reads_itself),
+        processor=SimpleNamespace(
+            reader=reader, reads=reads_itself, modalities={name: Modality() for name, kind in inputs.items() if kind != "text"}
+        ),
+        vocabulary=Vocabulary(tokenizer),
         tasks={"answer": task},
         task_for=lambda parts, name=None: task,
         _inputs=dict,
@@ -53,7 +66,31 @@ def test_one_may_go_on_asking_about_a_picture():
     found = asked(PLAIN, turns)
     assert found.row == {"question": "its colour ?", "image": b"new"}
     assert found.notes == ("this model reads one turn only: it was not given 4 earlier message(s)",)
-    assert asked(PLAIN, [SYSTEM, user("a")]).notes == ("this model reads one turn only: it was not given the system message",)
+    alone = asked(PLAIN, [SYSTEM, user("a", ("image", b"a"))])
+    assert alone.notes == ("this model reads one turn only: it was not given the system message",)
+
+
+def test_an_input_that_was_never_given_is_said():
+    (note,) = asked(PLAIN, [user("what ?")]).notes
+    assert note == "no image was given; this model reads one" and (note.code, note.figures) == ("not_given", {"input": "image"})
+    assert "not_given" not in {note.code for note in asked(PLAIN, [user("what ?", ("image", b"a")), said("b"), user("and ?")]).notes}
+    views = run_of({"front": "image", "question": "text"}, "{question}")
+    assert asked(views, [user(("image", b"a"))]).notes == ("no question was given; this model reads one",)
+    assert asked(views, [user("?")]).notes == ("no 'front' (image) was given; this model reads one",)
+    assert asked(views, [user("?")], inputs={"front": b"a"}).notes == ()
+
+
+def test_words_outside_the_vocabulary_are_said():
+    words = learn_tokenizer(["what is this ?"], kind="words", vocab_size=99, placeholders=())
+    knows = run_of({"question": "text"}, "{question}", tokenizer=words)
+    assert asked(knows, [user("What is this ?")]).notes == ()
+    (note,) = asked(knows, [user("what is 你好 or Zorblatt?")]).notes
+    assert note == "not in this model's vocabulary: 你好, or, Zorblatt, ?"
+    assert (note.code, note.figures) == ("unknown_words", {"input": "question", "words": ["你好", "or", "Zorblatt", "?"]})
+    assert asked(knows, [user("你好 ?")]).notes == ("not in this model's vocabulary: 你好; 'question' has no other words",)
+    assert asked(knows, [user("what\x00 is")]).notes == ()  # as it is read
+    assert asked(knows, [user("what \ud800")]).notes == ()  # refused when it is read
+    assert asked(knows, [user("zorblatt"), said("a"), user("what ?")]).notes[0].code == "one_turn"
 
 
 def test_more_pictures_than_are_read_is_said():

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from chiasm.notes import Note, notes_of
 from chiasm.reading import EARLIER
 from chiasm.types import BadInput
 
@@ -45,24 +46,9 @@ class Turn:
         return " ".join(part.value for part in self.parts if part.modality == "text" and part.value)
 
 
-class Note(str):
-    """What of a conversation the model is not given: a sentence for a person; `code` and `figures` say the same to a program.
-
-    newest_only: {input, given, read}; one_turn: {earlier, system}, how many earlier messages, and whether a system message, it did not get.
-    """
-
-    code: str
-    figures: Mapping[str, Any]
-
-    def __new__(cls, text: str, code: str, **figures: Any) -> Note:
-        note = super().__new__(cls, text)
-        note.code, note.figures = code, figures
-        return note
-
-
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A row for `Run.answer` and the task that answers it; `notes`: what of the conversation the model is not given."""
+    """A row for `Run.answer` and the task that answers it; `notes`: what of the conversation the model does not know or is not given."""
 
     task: Any
     row: Mapping[str, Any]
@@ -104,6 +90,7 @@ def asked(run: Any, turns: Sequence[Turn], *, task: str | None = None, inputs: M
         if len(items) > wanted:
             said = f"{len(items)} of '{name}' were given; the model reads {'the last' if wanted == 1 else f'the last {wanted}'}"
             notes.append(Note(said, "newest_only", input=name, given=len(items), read=wanted))
+    notes += notes_of(run, chosen, run._inputs(row))
     earlier = _earlier(run, chosen, before, last, text, notes)
     if any(set(record) & set(media) for record in earlier.get(_record_column(chosen) or "", ())):
         places = {}  # pictures of earlier turns stand ahead of these

@@ -18,7 +18,9 @@ from chiasm.data.split import Split
 from chiasm.evaluation.baselines import Baseline, majority, question_only
 from chiasm.evaluation.evaluate import ROWS_READ, evaluate
 from chiasm.evaluation.result import Evaluation, read_json
+from chiasm.media.vocabulary import Vocabulary
 from chiasm.model_files import MANIFEST, load_model
+from chiasm.notes import Note, notes_of
 from chiasm.quantized import count_parameters
 from chiasm.reading import EARLIER
 from chiasm.recipe import Recipe, load_recipe
@@ -116,6 +118,7 @@ class Run:
         self.folder = folder
         self.recipe = recipe if recipe is not None else load_recipe(folder / "recipe.yaml")
         self.model, self.processor = built if built is not None else load_model(model_folder(folder))
+        self.vocabulary = Vocabulary(self.processor.tokenizer)
         self.model.to(pick_device(self.recipe.train.device)).eval()
         self.text_inputs = [name for name, spec in self.recipe.inputs.items() if spec.modality == "text"]
         self._splits: dict[str, Split] = {}
@@ -278,6 +281,11 @@ class Run:
             column = self.recipe.inputs[name].options.get("column", name)
             parts |= value if isinstance(value, Mapping) else {column: value}
         return parts
+
+    def notes(self, row: Mapping[str, Any], *, task: str | None = None) -> tuple[Note, ...]:
+        """What `answer` of the same inputs does not know or is not given: words outside the vocabulary, and inputs that are not there."""
+        parts = self._inputs(row)
+        return notes_of(self, self.task_for(parts, task), parts)
 
     @property
     def rows_at_once(self) -> int:

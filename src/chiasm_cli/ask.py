@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from chiasm_cli.evaluate import Run
-from chiasm_cli.output import next_step, result, settings
+from chiasm_cli.output import answered, next_step, settings
 
 
 def ask(
@@ -18,6 +18,7 @@ def ask(
     audio: Annotated[Path | None, typer.Option(help="A sound, e.g. a spoken question.")] = None,
     video: Annotated[Path | None, typer.Option(help="A video, or a folder of its frames.")] = None,
     inputs: Annotated[list[str] | None, typer.Option("--input", help="Any other input of the recipe.", metavar="NAME=VALUE")] = None,
+    task: Annotated[str | None, typer.Option(help="The task that answers; the one that reads these inputs, if not given.")] = None,
 ) -> None:
     """Ask a run one question; without a question, chat with it."""
     given = given_parts(question, image, audio, video, inputs)
@@ -33,12 +34,12 @@ def ask(
     import chiasm
     from chiasm.tasks.contrast import check_sides
 
-    loaded = chiasm.load(run)
-    answer = loaded.answer(**given)
+    opened = chiasm.load(run)
+    answer = opened.answer(task=task, **given)
     if isinstance(answer, dict):  # vectors of what is compared: no answer where there is but one
-        (opened,) = loaded.open([given])
-        check_sides(loaded.task_for(opened.sample.parts), opened.sample, loaded.tasks)
-    result({"answer": answer}, said(answer))
+        (row,) = opened.open([given])
+        check_sides(opened.task_for(row.sample.parts, task), row.sample, opened.tasks)
+    answered({"answer": answer}, opened.notes(given, task=task), said(answer))
     next_step(f"chiasm predict {run} INPUT.jsonl --output OUT.jsonl   for many at once")
 
 

@@ -47,6 +47,7 @@ class Chat:
 
         self.run, self.engine, self.runner = run, engine, runner
         self.console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+        self.aside = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True, style="dim")  # no part of the answers
         self.typed = sys.stdin.isatty()
         self.kinds = [spec.modality for spec in run.recipe.inputs.values()]
         self.reads_text = bool({"text", "tokens"} & set(self.kinds))
@@ -155,7 +156,7 @@ class Chat:
         question = asked(self.run, self.turns, inputs=self.inputs)
         for note in question.notes:
             if note not in self.warned:
-                self.note(f"(note: {note})")
+                self.aside.print(f"(note: {note})")
                 self.warned.add(note)
         ticket = await self.engine.submit(Work(parts=question.row, task=question.task.name))
         try:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from chiasm_cli.evaluate import Run
-from chiasm_cli.output import next_step, result, table
+from chiasm_cli.output import answered, next_step, table
 from chiasm_cli.search import query
 
 
@@ -26,9 +26,12 @@ def classify(
     """Say which of some labels fits best, without training for them (zero-shot)."""
     given = query(text, {"image": image, "audio": audio, "video": video}, inputs or [], "chiasm classify RUN --labels cat,dog --image FILE")
     import chiasm
+    from chiasm.retrieval.embedding import Space
 
     names = [label.strip() for label in labels.split(",")]
-    probabilities = chiasm.classify(chiasm.load(run), [given], names, template=template, task=task)[0].tolist()
+    space = Space(chiasm.load(run), task)
+    probabilities = chiasm.classify(space.run, [given], names, template=template, task=task)[0].tolist()
     ranked = sorted(zip(names, probabilities, strict=True), key=lambda pair: -pair[1])
-    result({"label": ranked[0][0], "probabilities": dict(zip(names, probabilities, strict=True))}, table(ranked))
+    found = {"label": ranked[0][0], "probabilities": dict(zip(names, probabilities, strict=True))}
+    answered(found, [*space.known("text", names, "labels"), *space.notes(given)], table(ranked))
     next_step(f"chiasm index {run} DATA --output INDEX   to search many by words")

@@ -22,6 +22,17 @@ def result(data: Any, text: str | Iterable[str] = ()) -> None:
             print(line)
 
 
+def answered(data: Any, warnings: Iterable[str], text: str | Iterable[str]) -> None:
+    """`result`, and what the model does not know or is not given of what it was asked: on standard error, or in an object of --json."""
+    said = list(warnings)
+    if said and settings["json"] and isinstance(data, dict):
+        data = {**data, "warnings": said}
+    else:
+        for warning in said:
+            print(f"note: {warning}", file=sys.stderr)
+    result(data, text)
+
+
 def note(text: str) -> None:
     """A line beside the result; nothing under --json."""
     if not settings["json"]:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from chiasm_cli.output import next_step, result, table
+from chiasm_cli.output import answered, next_step, table
 
 
 def search(
@@ -31,10 +31,11 @@ def search(
 
     opened = chiasm.Index.open(index)
     space = opened.space(chiasm.load(run or opened.run))
-    side = space.side_of(next(iter(given)))
+    (key,) = given
+    side, notes = space.side_of(key), space.known(key, given.values(), "query")
     hits = opened.search(space.embed([given])[0], k, find=find, asked=space.sides.get(side), where=where)
     rows = [(hit.score, hit.side, hit.media or "", shown(hit)) for hit in hits]
-    result([dataclasses.asdict(hit) for hit in hits], table(rows, header=("score", "side", "file", "row")))
+    answered([dataclasses.asdict(hit) for hit in hits], notes, table(rows, header=("score", "side", "file", "row")))
     next_step(f"chiasm search {index} ... --json   every column of what was found")
 
 

@@ -270,3 +270,15 @@ def contrast(one: str, other: str) -> float:
 
 def channels(colour: str) -> list[float]:
     return [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+
+
+def test_words_that_the_run_does_not_know(scenes: tuple[chiasm.Run, dict[str, Any]]):
+    """A target of none but those would have one number for all of them, and be no explanation."""
+    run, row = scenes
+    found = chiasm.explain(run, {"question": "what 你好"}, task="answer", target="red zorblatt", level="modality")
+    missing = [f"no {name} was given; this model reads one" for name in ("image", "audio")]
+    unknown = ["not in this model's vocabulary: 你好", *missing, "not in this model's vocabulary: zorblatt"]
+    assert found.warnings == unknown and f"note: {missing[0]}" in found.lines() and found.to_json()["warnings"] == unknown
+    for target, message in (("你好 zorblatt", "target: not in this model's vocabulary: 你好 zorblatt; use"), ("", "target: an empty text")):
+        with pytest.raises(chiasm.BadInput, match=message):
+            chiasm.explain(run, given(row, "question"), task="answer", target=target, level="modality")

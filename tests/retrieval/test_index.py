@@ -232,9 +232,27 @@ def test_the_commands(run: chiasm.Run, data: Path, tmp_path: Path, capsys: pytes
     assert chiasm_command(["search", index]) == 2
     assert chiasm_command(["search", index, "words", "--image", picture]) == 2
     capsys.readouterr()
-    assert chiasm_command(["classify", str(run.folder), "--labels", "cat,dog", "--image", picture, "--json"]) == 0
+    assert chiasm_command(["classify", str(run.folder), "--labels", "red,blue", "--image", picture, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["label"] in ("cat", "dog") and sum(found["probabilities"].values()) == pytest.approx(1, abs=1e-5)
+    assert found["label"] in ("red", "blue") and sum(found["probabilities"].values()) == pytest.approx(1, abs=1e-5)
+    assert "warnings" not in found
+
+
+def test_words_outside_the_vocabulary(run: chiasm.Run, data: Path, index: chiasm.Index, capsys: pytest.CaptureFixture[str]):
+    classify, search = ["classify", str(run.folder), "--image", str(pictures(data)[0]), "--labels"], ["search", str(index.folder)]
+    said = "not in this model's vocabulary: "
+    assert chiasm_command([*classify, "red,zorblatt,你好"]) == 2
+    assert f"labels: {said}zorblatt, 你好; use words" in capsys.readouterr().err
+    assert chiasm_command([*classify, "red,a blue zorblatt"]) == 0
+    assert capsys.readouterr().err.startswith(f"note: {said}zorblatt\n")
+    assert chiasm_command([*classify, "red,a blue zorblatt", "--json"]) == 0
+    shown = capsys.readouterr()
+    assert json.loads(shown.out)["warnings"] == [f"{said}zorblatt"] and shown.err == ""
+    assert chiasm_command([*search, "你好"]) == 2
+    assert f"query: {said}你好" in capsys.readouterr().err
+    assert chiasm_command([*search, "a red 你好", "--json"]) == 0
+    shown = capsys.readouterr()
+    assert json.loads(shown.out) and shown.err == f"note: {said}你好\n"
 
 
 def test_a_lancedb_index_takes_more_rows(run: chiasm.Run, data: Path, index: chiasm.Index, tmp_path: Path):
@@ -254,7 +272,7 @@ def test_a_lancedb_index_takes_more_rows(run: chiasm.Run, data: Path, index: chi
 
 def test_classes_are_scored_as_in_training(run: chiasm.Run, data: Path):
     """The probabilities are the softmax of the task's own scaled similarities."""
-    labels, picture = ["cat", "dog", "sun"], {"image": pictures(data)[0]}
+    labels, picture = ["cat", "red", "sun"], {"image": pictures(data)[0]}
     found = chiasm.classify(run, [picture], labels, template="a {label}")[0]
     texts, image = chiasm.embed(run, [{"text": f"a {label}"} for label in labels]), chiasm.embed(run, [picture])[0]
     scores = np.exp(run.model.heads["align"].scale().item() * texts @ image)

@@ -102,6 +102,8 @@ def test_turns_that_the_model_does_not_read_are_warned_of(client):
     last = {"role": "user", "content": WORDS[0]}
     found = client.post("/v1/chat/completions", {"model": "tiny", "messages": [*turns, last]})
     assert found.text == client.chat(WORDS[0]).text
+    missing = [f"no {name} was given; this model reads one" for name in ("image", "audio", "video")]
     assert found.json["chiasm"]["warnings"] == [
-        "this model reads one turn only: it was not given 2 earlier message(s) and the system message"
+        *missing,
+        "this model reads one turn only: it was not given 2 earlier message(s) and the system message",
     ]

@@ -6,7 +6,7 @@ import base64
 
 import numpy as np
 import pytest
-from tiny_server import WORDS, audio, clip, image, png, running, text
+from tiny_server import WORDS, audio, clip, image, moving, png, running, text, video
 
 import chiasm
 from chiasm.retrieval.classify import classify
@@ -86,5 +86,38 @@ def test_explanations(run, client):
     assert [m["value"] for m in found["modalities"]] == pytest.approx([m["value"] for m in wanted["modalities"]], abs=1e-4)
     page = client.post("/v1/explain", {**body, "format": "html"})
     assert page.headers["content-type"].startswith("text/html") and "http://" not in page.body.decode().replace("http://www.w3.org", "")
+    assert found["warnings"] == wanted["warnings"] == [f"no {name} was given; this model reads one" for name in ("audio", "video")]
     for wrong in ({"level": "word"}, {"target": "never a label"}, {"format": "pdf"}):
         assert client.post("/v1/explain", {**body, **wrong}).status == 400
+
+
+def test_words_outside_the_vocabulary_are_said(client, run, indexed):
+    said = "not in this model's vocabulary: "
+    alone = f"{said}你好; 'question' has no other words"
+    found = client.chat("你好", image(png(1)), audio(clip(2)), video(moving(3))).json["chiasm"]
+    assert found["warnings"] == [alone]
+    assert found["warning_codes"] == [{"code": "unknown_words", "input": "question", "words": ["你好"]}]
+    last = client.chat("你好", stream=True).events[-1]["chiasm"]
+    assert last["warnings"][0] == alone
+    vectors = client.post("/v1/embeddings", {"model": "tiny", "input": ["yes", "yes 你好", image(png(1))]}).json
+    assert vectors["warnings"] == [f"input.1: {said}你好"]
+    body = {"model": "tiny", "input": image(png(1)), "labels": ["yes", "no 你好"]}
+    assert client.post("/v1/classify", body).json["warnings"] == [f"{said}你好"]
+    assert "warnings" not in client.post("/v1/classify", {**body, "labels": ["yes", "no"]}).json
+    error = client.post("/v1/classify", {**body, "labels": ["yes", "你好", "zorblatt"]}).error
+    assert error["code"] == "unknown_words" and error["message"].startswith(f"labels: {said}你好, zorblatt")
+    learned = client.post("/v1/classify", {"model": "tiny", "input": [[text("what 你好"), image(png(1))]]}).json
+    assert learned["warnings"][0] == f"input.0: {said}你好"
+    messages = [{"role": "user", "content": [text("what 你好"), image(png(1))]}]
+    body = {"model": "tiny", "messages": messages, "task": "answer", "level": "modality"}
+    found = client.post("/v1/explain", {**body, "target": "yes 你好"}).json["warnings"]
+    assert found.count(f"{said}你好") == 1 and len(found) == 3  # besides two inputs that are not given
+    for target, code in (("你好", "unknown_words"), ("", "empty"), (" ", "empty")):
+        error = client.post("/v1/explain", {**body, "target": target}).error
+        assert error["code"] == code and error["param"] == "target" and error["message"].startswith("target: ")
+    with running(run) as other:
+        other.service.index = Index.open(indexed / "index")
+        assert other.post("/v1/search", {"model": "tiny", "query": "yes 你好"}).json["warnings"] == [f"{said}你好"]
+        assert "warnings" not in other.post("/v1/search", {"model": "tiny", "query": "yes"}).json
+        error = other.post("/v1/search", {"model": "tiny", "query": "你好"}).error
+        assert error["code"] == "unknown_words" and error["param"] == "query"

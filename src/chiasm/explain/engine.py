@@ -15,9 +15,10 @@ from chiasm.explain.result import Explanation
 from chiasm.explain.subject import Subject
 from chiasm.explain.target import target_of
 from chiasm.explain.units import Cut
+from chiasm.notes import Note, known_notes
 from chiasm.run import Run
 from chiasm.tasks.contrast import check_sides
-from chiasm.types import ChiasmError
+from chiasm.types import BadInput, ChiasmError
 
 LEVELS = ("modality", "token")
 SMALL = 1e-9
@@ -42,6 +43,7 @@ def explain(
     (opened,) = run.open([parts])
     chosen = run.task_for(opened.sample.parts, task)
     check_sides(chosen, opened.sample, run.tasks)
+    warnings = [*run.notes(parts, task=chosen.name), *_target_notes(run, chosen, target)]
     aim = target_of(chosen, target, lambda: run.predict_opened(chosen, [opened])[0])
     done = 0
 
@@ -70,7 +72,17 @@ def explain(
     shares = _shares(values, known)
     without = values[frozenset()]
     kind = type(chosen).__name__.lower()
-    return Explanation(chosen.name, kind, aim.answer, aim.quantity, subject.whole, without, **shares, passes=passes, notes=notes, **found)
+    found |= {"passes": passes, "notes": notes, "warnings": warnings}
+    return Explanation(chosen.name, kind, aim.answer, aim.quantity, subject.whole, without, **shares, **found)
+
+
+def _target_notes(run: Run, task: Any, target: str | None) -> list[Note]:
+    """Notes of an answer that is to be explained; BadInput for a text that the model cannot write."""
+    if target is None or not task.writes:
+        return []
+    if not target.strip():
+        raise BadInput("empty", "target: an empty text; give the answer to explain, or leave it out for the run's own", input="target")
+    return known_notes(run, "target", [target], "target", target=True)
 
 
 def _shares(values: Mapping[Group, float], known: Mapping[str, Baseline]) -> dict[str, Any]:

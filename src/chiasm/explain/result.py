@@ -29,6 +29,7 @@ class Explanation:
     check: Mapping[str, Any] | None = None
     passes: Mapping[str, int] = field(default_factory=dict)
     notes: Sequence[str] = ()
+    warnings: Sequence[str] = ()  # what the model does not know or was not given of what it was asked
     previews: Mapping[tuple[str, int], Any] = field(default_factory=dict)  # (input, item) -> what the page draws under the marks
 
     def to_json(self) -> dict[str, Any]:
@@ -64,7 +65,8 @@ class Explanation:
             lines += _bars([(place(part, unit), unit["value"], "") for unit in best])
         if self.explained is not None:
             lines += ["", f"the parts one by one account for {100 * self.explained:.0f} % of the score; the rest is in how they combine"]
-        return [*lines, *(["", *self.notes] if self.notes else [])]
+        said = [*self.notes, *(f"note: {warning}" for warning in self.warnings)]
+        return [*lines, *(["", *said] if said else [])]
 
 
 def place(part: Mapping[str, Any], unit: Mapping[str, Any]) -> str:

@@ -81,7 +81,8 @@ def resolve(path: str | os.PathLike[str], *, root: str | None) -> tuple[str, int
     except (OSError, ValueError) as error:
         where = "" if os.path.isabs(path) else f" in {root}"
         if isinstance(error, FileNotFoundError):
-            raise BadInput("not_found", f"{describe(path)} was not found{where}; check its name, or set data.root to its folder") from None
+            advice = "check its name, or set data.root to its folder" if where else "check its name"
+            raise BadInput("not_found", f"{describe(path)} was not found{where}; {advice}") from None
         problem = getattr(error, "strerror", None) or error
         raise BadInput("not_found", f"{describe(path)} cannot be read{where}: {problem}; check its name and rights") from None
     if stat.S_ISDIR(found.st_mode):

@@ -17,6 +17,7 @@ from transformers import AutoTokenizer
 
 from chiasm.media import base, cleaning, files
 from chiasm.media.tokenizer import learn_tokenizer
+from chiasm.media.vocabulary import Unknown, unknown_at
 from chiasm.types import BadInput, RecipeError
 
 LEARNED = ("words", "bpe")
@@ -79,6 +80,12 @@ class Tokens(base.Modality):
     def _plain(self, token: int, ours: bool) -> int | None:
         """A token of the text itself is the unknown one where a vocabulary (T5's) has a special token among its ordinary pieces."""
         return token if ours or token not in self._special else self._state["unk_id"]
+
+    def unknown(self, text: str) -> Unknown:
+        """The words of a text that the tokenizer does not know."""
+        encoded = self.tokenizer.encode(text, add_special_tokens=False)
+        marks = {self._state["unk_id"], *self._special}
+        return unknown_at(text, [span for token, span in zip(encoded.ids, encoded.offsets, strict=True) if token in marks])
 
     def collate(self, values: Sequence[list[int]]) -> dict[str, Tensor]:
         """token_ids int64 [U, L], padded on the right; token_mask bool [U, L], True where there is a token."""

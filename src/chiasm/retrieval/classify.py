@@ -19,7 +19,8 @@ def classify(
     """Probabilities float32 [R, labels]; rows as `embed` takes them, `template` what a label is written as: "a picture of a {label}".
 
     The task's learned temperature scales the similarities. Softmax over the labels, or, where the task was trained with a sigmoid
-    (SigLIP), each label's own probability, which then do not sum to 1. Raises ChiasmError for a template without {label}.
+    (SigLIP), each label's own probability, which then do not sum to 1. Raises ChiasmError for a template without {label}, and
+    for labels of which the model knows no word: to it they would all be the same one.
     """
     if "{label}" not in template:
         raise ChiasmError(f'template: "{template}" does not say where the label stands; write {{label}} in it')
@@ -28,6 +29,7 @@ def classify(
     space = Space(run, task)
     if "text" not in space.sides.values():
         raise ChiasmError(f"task {space.task} compares {' and '.join(space.sides)}, no text, so labels cannot be given as words")
+    space.known("text", labels, "labels")
     texts = torch.from_numpy(space.embed([{"text": template.replace("{label}", label)} for label in labels]))
     things = torch.from_numpy(space.embed(rows))
     head = run.model.heads[space.task]

@@ -14,6 +14,7 @@ import torch
 
 from chiasm.components import did_you_mean
 from chiasm.data.collate import Collator
+from chiasm.notes import Note, known_notes, text_notes
 from chiasm.run import Run
 from chiasm.types import BadSample, ChiasmError, Opened
 
@@ -69,6 +70,14 @@ class Space:
         if sorted(places) != list(range(len(opened))):
             raise ChiasmError(f"a row is one thing to find by, or to be found: one of {', '.join(self.sides)}")
         return np.concatenate([vectors for _, vectors in found.values()])[np.argsort(places)]
+
+    def notes(self, row: Mapping[str, Any]) -> list[Note]:
+        """Which words of a row's text the model does not know."""
+        return [note for key, value in row.items() for note in text_notes(self.run, self.side_of(key), value)]
+
+    def known(self, key: str, texts: Iterable[Any], where: str) -> list[Note]:
+        """`notes` of texts to go by; BadInput for those of which it knows no word."""
+        return known_notes(self.run, self.side_of(key), texts, where)
 
     def vectors(self, opened: Sequence[Opened | BadSample]) -> tuple[dict[str, tuple[list[int], np.ndarray]], list[BadSample]]:
         """({side: (places of the rows that have it, their vectors float32 [n, d])}, rows that cannot be used)."""

@@ -203,7 +203,7 @@ export class Ask {
   /** The button that asks why. */
   reasons(request, reply, files) {
     const { messages, model, inputs } = request;
-    const target = this.model.tasks[reply.task]?.writes ? { target: reply.text } : {};
+    const target = this.model.tasks[reply.task]?.writes && reply.text ? { target: reply.text } : {};
     const shown = [...files, ...this.shown.filter((item) => !files.some((file) => file.kind === item.kind))];
     this.shown = shown;
     const body = { model, messages, inputs, task: reply.task ?? request.task, ...target };

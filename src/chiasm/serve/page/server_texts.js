@@ -80,6 +80,7 @@ export const SERVER_TEXTS = {
     error_placeholder_mismatch: "给出的个数与提示中的位置数不一致。请增减后再试。",
     error_bad_records: "这个输入应当是记录的列表。请改正后再试。",
     error_no_label: "目标是空的。请填写目标。",
+    error_unknown_words: "没有一个词在此模型的词表里。请用它训练过的词。",
     error_unknown_label: "目标不在已知的标签之中。请检查标签的写法。",
     error_no_match: "在连接的表格中找不到这个键。请检查键的写法。",
     error_changed: "特征算好之后，文件又变了。请重新开始。",
@@ -93,6 +94,8 @@ export const SERVER_TEXTS = {
 
     warning_newest_only: "“{input}”给出了 {given} 个，模型只读最后 {read} 个。",
     warning_one_turn: "此模型不读前面的对话：先前的消息没有交给它。",
+    warning_unknown_words: "不在此模型的词表里：{words}",
+    warning_not_given: "没有给出“{input}”，而此模型会读它。",
 
     quantity_generate: "写出“{answer}”的对数概率",
     quantity_classify: "“{answer}”的对数概率",

@@ -10,9 +10,11 @@ from starlette.responses import JSONResponse
 
 from chiasm.conversation import Part, Turn, asked
 from chiasm.retrieval.classify import classify as by_likeness
+from chiasm.retrieval.embedding import Space
 from chiasm.serve.errors import Refused
 from chiasm.serve.items import Items, rows_of, thing_of
 from chiasm.serve.parts import Body
+from chiasm.serve.routes.embeddings import warned
 from chiasm.serve.service import Service, naming, service, unless_gone
 from chiasm.serve.work import Finished, Ticket, Work
 
@@ -39,8 +41,9 @@ async def classify(request: Request, body: ClassifyRequest) -> JSONResponse:
     shared = service(request)
     run = shared.open_run(body.model)
     rows = rows_of(body.input, "input", shared.limits)
+    notes: list[str] = []
     if body.labels is None:
-        found = await unless_gone(request, learned(shared, body, rows), shared.counts)
+        found, notes = await unless_gone(request, learned(shared, body, rows), shared.counts)
     else:
         labels = body.labels
         if len(labels) > MOST_LABELS or sum(map(len, labels)) > shared.limits.characters:
@@ -49,13 +52,16 @@ async def classify(request: Request, body: ClassifyRequest) -> JSONResponse:
         likely = await unless_gone(
             request, shared.called(lambda: by_likeness(run, things, labels, template=body.template, task=body.task)), shared.counts
         )
+        space = Space(run, body.task)
+        notes += space.known("text", labels, "labels")
+        notes += [f"input.{number}: {note}" for number, thing in enumerate(things) for note in space.notes(thing)]
         found = [dict(zip(labels, row, strict=True)) for row in likely.tolist()]
     data = [{"index": n, "label": max(row, key=lambda label: row[label]), "probabilities": row} for n, row in enumerate(found)]
-    return JSONResponse({"object": "list", "data": data, "model": body.model})
+    return JSONResponse({"object": "list", "data": data, "model": body.model, **warned(notes)})
 
 
-async def learned(shared: Service, body: ClassifyRequest, rows: list[tuple[Part, ...]]) -> list[dict[str, float]]:
-    """Probabilities of the labels that a task of the run learned."""
+async def learned(shared: Service, body: ClassifyRequest, rows: list[tuple[Part, ...]]) -> tuple[list[dict[str, float]], list[str]]:
+    """(probabilities of the labels that a task of the run learned, what it does not know or is not given of each row)."""
     run = shared.run
     choosing = [name for name, task in run.tasks.items() if getattr(task, "labels", None)]
     if body.task is None and not choosing:
@@ -70,7 +76,8 @@ async def learned(shared: Service, body: ClassifyRequest, rows: list[tuple[Part,
     finally:
         for ticket in tickets:
             ticket.cancel()
-    return [_probabilities(one) for one in found]
+    notes = [f"input.{number}: {note}" for number, question in enumerate(questions) for note in question.notes]
+    return [_probabilities(one) for one in found], notes
 
 
 def _probabilities(found: Finished) -> dict[str, Any]:

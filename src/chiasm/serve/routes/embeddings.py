@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse
 
-from chiasm.retrieval.embedding import embed
+from chiasm.retrieval.embedding import Space, embed
 from chiasm.serve.items import Items, rows_of, thing_of
 from chiasm.serve.parts import Body
 from chiasm.serve.service import Service, service, unless_gone
@@ -41,10 +42,18 @@ async def embeddings(request: Request, body: EmbeddingsRequest) -> JSONResponse:
         for part in (things[start : start + AT_ONCE] for start in range(0, len(things), AT_ONCE))
     ]
     vectors = np.concatenate(found)
+    space = Space(run, body.task)
+    notes = [f"input.{number}: {note}" for number, thing in enumerate(things) for note in space.notes(thing)]
     tokens = await shared.called(lambda: sum(len(ids) for ids in run.processor.encode(texts_in(things), user=True)))
     shared.counts.prompt_tokens += tokens
     data = [{"object": "embedding", "index": n, "embedding": written(vector, body.encoding_format)} for n, vector in enumerate(vectors)]
-    return JSONResponse({"object": "list", "data": data, "model": body.model, "usage": {"prompt_tokens": tokens, "total_tokens": tokens}})
+    usage = {"prompt_tokens": tokens, "total_tokens": tokens}
+    return JSONResponse({"object": "list", "data": data, "model": body.model, "usage": usage, **warned(notes)})
+
+
+def warned(notes: Sequence[str]) -> dict[str, list[str]]:
+    """`warnings` of an answer, where there are any: OpenAI's form has none."""
+    return {"warnings": list(notes)} if notes else {}
 
 
 def texts_in(things: list[dict[str, Any]]) -> list[str]:

@@ -44,4 +44,5 @@ async def explain(request: Request, body: ExplainRequest) -> Response:
     found = await unless_gone(request, naming(question, shared.called(work)), shared.counts)
     if body.format == "html":
         return HTMLResponse(found.html())
-    return JSONResponse({"object": "explanation", "model": body.model, **found.to_json(), "warnings": list(question.notes)})
+    warnings = list(dict.fromkeys([*question.notes, *found.warnings]))
+    return JSONResponse({"object": "explanation", "model": body.model, **found.to_json(), "warnings": warnings})

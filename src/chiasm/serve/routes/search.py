@@ -13,7 +13,7 @@ from chiasm.serve.errors import Refused
 from chiasm.serve.files import File
 from chiasm.serve.items import Item, parts_of, thing_of
 from chiasm.serve.parts import Body, check_media
-from chiasm.serve.routes.embeddings import vector_of
+from chiasm.serve.routes.embeddings import vector_of, warned
 from chiasm.serve.service import Service, service, unless_gone
 
 router = APIRouter(tags=["search"])
@@ -39,10 +39,12 @@ async def search(request: Request, body: SearchRequest) -> JSONResponse:
     parts = parts_of(body.query, "query")
     check_media(list(parts), shared.limits)
     thing = thing_of(parts, "query")
+    space = shared.index.space(run)
+    notes = space.known(next(iter(thing)), thing.values(), "query")
     vector = await vector_of(request, shared, thing, shared.index.facts["task"])
-    kind = shared.index.space(run).sides.get(parts[0].input or "", parts[0].modality)
+    kind = space.sides.get(parts[0].input or "", parts[0].modality)
     hits = await unless_gone(request, shared.called(lambda: shared.index.search(vector, body.k, find=body.find, asked=kind)), shared.counts)
-    return JSONResponse({"object": "list", "data": [entry(shared, hit) for hit in hits], "model": body.model})
+    return JSONResponse({"object": "list", "data": [entry(shared, hit) for hit in hits], "model": body.model, **warned(notes)})
 
 
 def entry(shared: Service, hit: Any) -> dict[str, Any]:
