@@ -64,7 +64,7 @@ def test_what_is_given_is_passed_on(calls: list[Any], tmp_path: Path, capsys: py
 
 def test_an_explanation_is_written_as_its_file_ends(calls: list[Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert run(["explain", "runs/x", "what ?", "--output", str(tmp_path / "why.json")]) == 0
-    assert json.loads((tmp_path / "why.json").read_text("utf-8")) == FOUND.to_json() and "open" not in capsys.readouterr().err
+    assert json.loads((tmp_path / "why.json").read_text("utf-8")) == FOUND.to_json() and "  open " not in capsys.readouterr().err
 
 
 def test_json_and_nothing_given(calls: list[Any], capsys: pytest.CaptureFixture[str]):

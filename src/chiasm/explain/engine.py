@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any, Literal
 
+from chiasm.components import did_you_mean
 from chiasm.explain.baseline import Baseline, baselines, data_rows
 from chiasm.explain.faithfulness import NEEDED, Check, check
 from chiasm.explain.modalities import Group, coalitions, interactions, shapley
@@ -39,7 +40,7 @@ def explain(
     `progress(done, total)` counts rows that go through the model. Raises ChiasmError for what cannot be explained.
     """
     if level not in LEVELS:
-        raise ChiasmError(f"level: '{level}' is not one of {', '.join(LEVELS)}")
+        raise ChiasmError(f"level: '{level}' is unknown{did_you_mean(level, LEVELS)}")
     (opened,) = run.open([parts])
     chosen = run.task_for(opened.sample.parts, task)
     check_sides(chosen, opened.sample, run.tasks)
