@@ -29,16 +29,17 @@ class Note(str):
 
 
 def notes_of(run: Any, task: Any, parts: Mapping[str, Any]) -> tuple[Note, ...]:
-    """What `task` does not get of a row's columns (`Run._inputs`): words that it does not know, and inputs that it reads but are not given.
-
-    One side alone is what a task with towers is for, so nothing is missing there.
+    """What `task` does not get of a row's columns (`Run._inputs`): words that it does not know, and inputs that it reads of which
+    none is given. One side alone is what a task with towers is for, so nothing is missing there.
     """
     own = (column for column in task.columns if column in task.texts)
     columns = {name: _column(run, name) for name in task.reads} | {column: column for column in own}
     notes = [note for name, column in columns.items() for note in text_notes(run, name, parts.get(column))]
-    if task.view != "towers":
-        notes += [_not_given(run, name) for name in task.reads if not _is_given(run, name, parts)]
-    return tuple(notes)
+    missing = [name for name in task.reads if not _is_given(run, name, parts)] if task.view != "towers" else []
+    streams = {name for name in task.reads if run.recipe.inputs[name].modality != "text"}
+    if not streams <= set(missing):  # rows without one of several inputs are nothing new to a model; without any it has only words
+        missing = [name for name in missing if name not in streams]
+    return (*notes, *(_not_given(run, name) for name in missing))
 
 
 def text_notes(run: Any, name: str, value: Any) -> list[Note]:

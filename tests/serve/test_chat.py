@@ -107,3 +107,9 @@ def test_turns_that_the_model_does_not_read_are_warned_of(client):
         *missing,
         "this model reads one turn only: it was not given 2 earlier message(s) and the system message",
     ]
+
+
+def test_nothing_to_see_or_hear_is_said_one_input_of_several_is_not(run):
+    """A model of several inputs is trained on rows without one or another of them."""
+    assert [note.figures["input"] for note in run.notes({"question": WORDS[0]}, task="answer")] == ["image", "audio", "video"]
+    assert run.notes({"question": WORDS[0], "audio": clip()}, task="answer") == ()
