@@ -165,7 +165,7 @@ def ask(client: Client, connection: http.client.HTTPConnection, chance: random.R
     return found.status, found.read()
 
 
-@pytest.mark.parametrize("count", [2000, pytest.param(10_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [2000, pytest.param(10_000, marks=[pytest.mark.slow, pytest.mark.timeout(900)])])
 def test_odd_requests(run, count, caplog):
     caplog.set_level(logging.WARNING)
     chance = random.Random(count)
