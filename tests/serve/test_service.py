@@ -21,6 +21,7 @@ import chiasm.serve
 from chiasm.serve.app import make_app, make_routes
 from chiasm.serve.engine import Engine
 from chiasm.serve.limits import OPEN_PATHS
+from chiasm.serve.protocol import TimedProtocol
 from chiasm.serve.server import Server, Settings, load_into, read_keys, stopping
 from chiasm.serve.service import Service
 from chiasm.types import ChiasmError
@@ -119,6 +120,21 @@ def test_key_files(tmp_path):
 
 
 # ---- health
+
+
+def test_answers_go_out_at_once(run, monkeypatch):
+    """Where TCP collects small pieces, every body waits for the other side to acknowledge the head."""
+    seen = []
+    made = TimedProtocol.connection_made
+
+    def watched(protocol, transport):
+        made(protocol, transport)
+        seen.append(transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+
+    monkeypatch.setattr(TimedProtocol, "connection_made", watched)
+    with running(run) as client:
+        assert client.get("/health/live").status == 200
+    assert seen and all(seen)
 
 
 def test_a_model_that_cannot_be_run_ends_the_server(run, monkeypatch):
