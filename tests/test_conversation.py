@@ -36,7 +36,7 @@ def run_of(
         vocabulary=Vocabulary(tokenizer),
         tasks={"answer": task},
         task_for=lambda parts, name=None: task,
-        _inputs=dict,
+        columns_of=dict,
     )
 
 

@@ -81,7 +81,7 @@ def asked(run: Any, turns: Sequence[Turn], *, task: str | None = None, inputs: M
     row |= {name: items[-1].value for name, items in media.items()}
     if not row:
         raise BadInput("empty", f"the last message holds nothing that this run reads; it reads: {reads(run)}", input="messages")
-    chosen = run.task_for(run._inputs(row), task)
+    chosen = run.task_for(run.columns_of(row), task)
     notes: list[Note] = []
     for name, items in media.items():
         wanted = _items(run, chosen, name, len(items))
@@ -90,7 +90,7 @@ def asked(run: Any, turns: Sequence[Turn], *, task: str | None = None, inputs: M
         if len(items) > wanted:
             said = f"{len(items)} of '{name}' were given; the model reads {'the last' if wanted == 1 else f'the last {wanted}'}"
             notes.append(Note(said, "newest_only", input=name, given=len(items), read=wanted))
-    notes += notes_of(run, chosen, run._inputs(row))
+    notes += notes_of(run, chosen, run.columns_of(row))
     earlier = _earlier(run, chosen, before, last, text, notes)
     if any(set(record) & set(media) for record in earlier.get(_record_column(chosen) or "", ())):
         places = {}  # pictures of earlier turns stand ahead of these

@@ -29,8 +29,8 @@ class Note(str):
 
 
 def notes_of(run: Any, task: Any, parts: Mapping[str, Any]) -> tuple[Note, ...]:
-    """What `task` does not get of a row's columns (`Run._inputs`): words that it does not know, and inputs that it reads of which
-    none is given. One side alone is what a task with towers is for, so nothing is missing there.
+    """What `task` does not get of a row's columns (`Run.columns_of`): words that it does not know, texts that are not there, and what it
+    sees or hears where nothing of it is there. One side alone is what a task with towers is for, so nothing is missing there.
     """
     own = (column for column in task.columns if column in task.texts)
     columns = {name: _column(run, name) for name in task.reads} | {column: column for column in own}

@@ -217,7 +217,7 @@ class Run:
 
         root: the folder that paths of media may not leave; None: no paths, only media themselves.
         """
-        samples = [Sample(str(i), self._inputs(row), file="inputs", line=i + 1, root=root) for i, row in enumerate(rows)]
+        samples = [Sample(str(i), self.columns_of(row), file="inputs", line=i + 1, root=root) for i, row in enumerate(rows)]
         opened = self.reading(_Given(samples)).open_rows(range(len(samples)))
         return [refused(row) if isinstance(row, BadSample) else row for row in opened]
 
@@ -258,7 +258,7 @@ class Run:
         columns = set(split.source.columns)
         return [task for task in self.tasks.values() if {*task.targets, *task.lists} <= columns | set(self.recipe.inputs)]
 
-    def _inputs(self, row: Mapping[str, Any]) -> dict[str, Any]:
+    def columns_of(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """A row's values under the recipe's input names; an unknown name is an error, but `image=` finds the only image input."""
         parts = {}
         for key, value in row.items():
@@ -284,7 +284,7 @@ class Run:
 
     def notes(self, row: Mapping[str, Any], *, task: str | None = None) -> tuple[Note, ...]:
         """What `answer` of the same inputs does not know or is not given: words outside the vocabulary, and inputs that are not there."""
-        parts = self._inputs(row)
+        parts = self.columns_of(row)
         return notes_of(self, self.task_for(parts, task), parts)
 
     @property

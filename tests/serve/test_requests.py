@@ -251,7 +251,8 @@ def test_settings_with_nothing_behind_them(client):
         ("embeddings", {"model": "tiny", "input": "a", "dimensions": 3}, "dimensions", "dimensions: is not supported; leave it out"),
         ("embeddings", {"model": "tiny"}, "input", "input: is needed, and was not given"),
         ("chat/completions", b"", None, "the body is empty; send a JSON object"),
-        ("chat/complete", {}, None, "there is no /v1/chat/complete here; did you mean '/v1/chat/completions'?; /docs lists what there is"),
+        ("chat/complete", {}, None, "there is no /v1/chat/complete here; did you mean '/v1/chat/completions'?"),
+        ("nothing", {}, None, "there is no /v1/nothing here; /docs lists what there is"),
     ],
 )
 def test_what_is_wrong_is_named_and_what_was_meant(client, path, body, param, said):

@@ -64,6 +64,7 @@ def test_a_compiled_step_writes_the_same(fusion: str, compiler: str):
     desk.engine._warm_up()
     graphs = counters["stats"]["unique_graphs"]
     assert graphs >= 2 and not counters["graph_break"]
+    assert desk.slots.tokens == desk.engine.counters.forwards == 0
     rows = [desk.row(g, max_new_tokens=n) for g, n in zip(given, lengths, strict=True)]
     for (found, logits), (lone, reference) in zip(desk.finish(rows, at_once=2), alone, strict=True):
         assert found.prediction.output == lone.prediction.output and worst(logits, reference) <= 1e-5

@@ -17,7 +17,6 @@ from chiasm.types import BadInput, ChiasmError, Sample
 QUESTIONS = ("question", "prompt", "instruction", "text")
 ANSWERS = ("answer", "answers", "label", "target", "output", "caption")
 MEDIA = ("image", "audio")
-NO_ANSWER = "no answer"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +43,7 @@ def read(data: str | Path, limit: int | None, make: Callable[[Sample], Asked | N
     source = open_file(data)
     rows: list[Asked] = []
     refused: list[str] = []
+    unanswered = 0
     for index in some_of(len(source), len(source) if limit is None else limit):
         try:
             made = make(source.read(index))
@@ -51,10 +51,11 @@ def read(data: str | Path, limit: int | None, make: Callable[[Sample], Asked | N
             refused.append(f"{source.origin(index)[0]}: {error}")
             continue
         if made is None:
-            refused.append(f"{source.origin(index)[0]}: {NO_ANSWER}")
+            unanswered += 1
+            refused.append(f"{source.origin(index)[0]}: no answer")
         else:
             rows.append(made)
-    if refused and not rows and all(line.endswith(f": {NO_ANSWER}") for line in refused):
+    if refused and unanswered == len(refused) and not rows:
         columns = ", ".join(source.columns)
         raise ChiasmError(f"{data}: no row has an answer; its columns are {columns}; name the one that holds it: --answer COLUMN")
     if not rows:

@@ -327,7 +327,7 @@ class Engine:
         }
         inputs = self.run.recipe.inputs
         parts = {name: blank[spec.modality] for name, spec in inputs.items() if spec.modality in blank}
-        task = self.run.task_for(self.run._inputs(parts))
+        task = self.run.task_for(self.run.columns_of(parts))
         parts |= {side: blank["text"] for side in task.texts if task.view == "towers"}  # what is compared need not be an input
         opened = self.run.open([parts])
         with self._reading:
@@ -344,6 +344,7 @@ class Engine:
         longer = {name: value if name in media else f"{value} {value}" for name, value in work.parts.items()}
         rows = [work.parts, longer, *({n: v for n, v in work.parts.items() if n != name} for name in media)]
         works = [replace(work, parts=parts) for parts in rows if parts]
+        self.slots.count = lambda rows: None
         for group in (*([one] for one in works), works, works[::-1]):
             read = []
             for one in group[: self.slots.size]:
@@ -355,6 +356,7 @@ class Engine:
             for row in read:
                 row.ticket.wait(0)  # raises what went wrong
         self.slots.compile_no_more()
+        self.slots.tokens, self.slots.count = 0, self.counters.forward  # what nobody asked for is not counted
 
     def _abandon(self) -> None:
         """Tell whoever still waits that nothing comes."""

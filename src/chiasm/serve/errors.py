@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
-from chiasm.components import did_you_mean
+from chiasm.components import closest, did_you_mean
 from chiasm.serve.work import Busy, Failed, Stopped
 from chiasm.types import BadInput, ChiasmError
 
@@ -129,8 +129,9 @@ async def handle(request: Request, error: Exception) -> JSONResponse:
         log.error("%s", error, exc_info=error)
     if isinstance(error, HTTPException) and error.detail in ("Not Found", "Method Not Allowed"):
         path = request.url.path[:80]
-        takes = (error.headers or {}).get("Allow", "another method")
-        near = did_you_mean(path, request.app.state.paths, cutoff=0.8)
-        error.detail = f"{path} takes {takes}, not {request.method}" if error.status_code == 405 else f"there is no {path} here{near}"
-        error.detail += "; /docs lists what there is"
+        if error.status_code == 405:
+            error.detail = f"{path} takes {(error.headers or {}).get('Allow', 'another method')}, not {request.method}"
+        else:
+            near = closest(path, request.app.state.paths, cutoff=0.8)
+            error.detail = f"there is no {path} here" + (f"; did you mean '{near}'?" if near else "; /docs lists what there is")
     return answer(error)
